@@ -1,0 +1,1 @@
+"""CD4LM: discrete-space consistency distillation and confidence-adaptive decoding for masked diffusion language models."""

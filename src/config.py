@@ -1,0 +1,129 @@
+"""Strict YAML into frozen dataclasses: an unknown key, a wrong type or a value out of range stops with its name."""
+
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it and says what is allowed."""
+
+
+def load(cls: type, path: str | Path, overrides: Sequence[str] = ()):
+    """Read a YAML file into dataclass `cls`, then apply `section.key=value` overrides (values are YAML too)."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"config file {path} does not exist: pass a YAML file, for instance configs/tiny.yaml")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    for override in overrides:
+        apply_override(tree, override)
+    return build(cls, tree)
+
+
+def apply_override(tree: dict, override: str) -> None:
+    """Set `a.b=value` in a nested dictionary, in place."""
+    name, sign, value = override.partition("=")
+    if not sign or not name:
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    *sections, key = name.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {override!r}: {section} is a value, not a section")
+    tree[key] = yaml.safe_load(value)
+
+
+def build(cls: type, tree: dict, where: str = ""):
+    """A dataclass from a nested dictionary; `where` is the dotted name of the section for messages."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where or 'the file'} must be a section of key: value lines, got {tree!r}")
+    known = {field.name: field for field in fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in tree.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            raise ConfigError(f"unknown key {where + str(key)}: {hint}")
+        values[key] = convert(hints[key], value, where + key)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        missing = str(error).partition("argument")[2].lstrip("s: ")
+        raise ConfigError(f"missing setting {where}{missing}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}{error}") from error
+
+
+def convert(kind, value, name: str):
+    """Check one YAML value against its annotation; ints pass as floats, lists become tuples."""
+    if is_dataclass(kind):
+        return build(kind, value, name + ".")
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return convert(next(a for a in arguments if a is not type(None)), value, name)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{name}={value!r} must be a list")
+        if arguments[-1] is Ellipsis:
+            return tuple(convert(arguments[0], v, name) for v in value)
+        if len(value) != len(arguments):
+            raise ConfigError(f"{name}={value!r} must have {len(arguments)} values")
+        return tuple(convert(a, v, name) for a, v in zip(arguments, value, strict=True))
+    return convert_scalar(kind, value, name)
+
+
+def convert_scalar(kind: type, value, name: str):
+    """One number, string or truth value; YAML reads 5e-6 as a string, so floats are parsed from those too."""
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{name}={value!r} must be a number") from None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name}={value!r} must be of type {kind.__name__}")
+    return value
+
+
+def dump(config, path: str | Path) -> None:
+    """Write a config as the YAML that loads it again."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    Path(path).write_text(yaml.safe_dump(plain(asdict(config)), sort_keys=False))
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with a message that names the setting, its value and what to do."""
+    if not condition:
+        raise ValueError(message)
+
+
+def exit_with_message(main) -> None:
+    """Run a command line's main; an expected failure prints one line and exits 2 instead of a traceback."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; run the same command again to resume")

@@ -1,0 +1,1 @@
+"""Data: rows of question and answer, their tokens, and the embedded task."""

@@ -1,0 +1,8 @@
+"""Decoding: one loop (engine), which tokens to commit (policies), what is recomputed (caches)."""
+
+from src.decoding.config import DecodeConfig
+from src.decoding.engine import decode, decode_stream
+from src.decoding.policies import ConfidenceAdaptive, EntropyAdaptive, FixedSteps
+from src.decoding.result import DecodeResult
+
+__all__ = ["ConfidenceAdaptive", "DecodeConfig", "DecodeResult", "EntropyAdaptive", "FixedSteps", "decode", "decode_stream"]

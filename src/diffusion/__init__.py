@@ -1,0 +1,1 @@
+"""The mathematics of masked diffusion as pure functions of tensors; imports torch and nothing else."""

@@ -1,0 +1,164 @@
+"""The settings of an experiment, one frozen dataclass per concern; every default of the project exists here once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from src.config import require
+
+
+def _ordered(name: str, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    require(0 <= low <= high <= 1, f"{name}={list(bounds)} must be two ratios in order within [0, 1]")
+
+
+@dataclass(frozen=True)
+class FormatConfig:
+    """How a row becomes tokens.
+
+    prompt_template: null uses the tokenizer's chat template (what evaluation uses); a string with {question} is raw
+        text, for instance "{question} " (published for GSM8K) or "Instruction: {question}\\nSolution: " (code).
+    eos: after the answer put no EOS (published), one, or fill the canvas with it (as LLaDA's own fine-tuning does).
+    answer_length: canvas that `fill` fills, in tokens; a longer answer gets one EOS.
+    max_length: longest prompt + answer kept, in tokens; longer rows are left out and counted.
+    attend_padding: let real tokens see the padding of a batch (published).
+    """
+
+    prompt_template: str | None = None
+    eos: Literal["none", "one", "fill"] = "fill"
+    answer_length: int = 256
+    max_length: int = 512
+    attend_padding: bool = False
+
+    def __post_init__(self):
+        template = self.prompt_template
+        require(template is None or "{question}" in template, f"prompt_template={template!r} must contain {{question}}")
+        require(self.answer_length > 0, f"answer_length={self.answer_length} must be positive")
+        require(self.max_length > 1, f"max_length={self.max_length} must be at least 2")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the rows come from and who wrote the answers.
+
+    dataset: name for prepare_data; dir: its output folder, prepared first if it is missing; source: a local file
+    instead of the hub; max_samples: rows to prepare.
+    answers: the data set's (published) or the teacher's own, decoded with CAD at answers_threshold and
+    answers_temperature; keep: of the teacher's answers all, or the right ones.
+    """
+
+    dataset: Literal["gsm8k", "opencode", "tiny"]
+    dir: str
+    source: str | None = None
+    max_samples: int | None = None
+    answers: Literal["data", "teacher"] = "data"
+    answers_threshold: float = 0.95
+    answers_temperature: float = 0.0
+    keep: Literal["all", "right"] = "right"
+
+
+@dataclass(frozen=True)
+class DSCDConfig:
+    """The DSCD objective (CD4LM).
+
+    temperature, initial_lambda, final_lambda, warmup_ratio: of the loss and its curriculum. clamp: upper bound of each
+    part, 5.0 as published or null. masks: nested or independent. kl_positions: take the KL on all student-masked
+    positions (published), on those masked for the teacher too, or on those the teacher sees. The four ratios and
+    guards: see nested_masks.
+    """
+
+    temperature: float = 2.0
+    initial_lambda: float = 0.9
+    final_lambda: float = 0.5
+    warmup_ratio: float = 0.1
+    clamp: float | None = None
+    masks: Literal["nested", "independent"] = "nested"
+    kl_positions: Literal["student", "teacher", "visible"] = "teacher"
+    student_ratio: tuple[float, float] = (0.40, 0.90)
+    teacher_share: tuple[float, float] = (0.30, 0.70)
+    teacher_ratio: tuple[float, float] = (0.10, 0.60)
+    short_guards: bool = True
+
+    def __post_init__(self):
+        require(self.temperature > 0, f"temperature={self.temperature} must be above 0")
+        for name in ("initial_lambda", "final_lambda", "warmup_ratio"):
+            value = vars(self)[name]
+            require(0 <= value <= 1, f"{name}={value} must lie in [0, 1]")
+        require(self.clamp is None or self.clamp > 0, f"clamp={self.clamp} must be above 0, or null for none")
+        for name in ("student_ratio", "teacher_share", "teacher_ratio"):
+            _ordered(name, vars(self)[name])
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation. epochs or max_steps (which wins) end a run; patience counts evaluations without a better loss.
+
+    launch: an accelerate config file for several GPUs, null for one process. deepspeed settings live in that file.
+    """
+
+    epochs: float = 10
+    max_steps: int | None = None
+    learning_rate: float = 5e-6
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    batch_size: int = 2
+    accumulation: int = 4
+    eval_every: int = 50
+    eval_rows: int | None = None
+    save_every: int = 50
+    log_every: int = 10
+    patience: int | None = 15
+    bf16: bool = True
+    gradient_checkpointing: bool = True
+    export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 42
+    launch: str | None = None
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulation", "eval_every", "save_every", "log_every"):
+            require(vars(self)[name] >= 1, f"{name}={vars(self)[name]} must be at least 1")
+        require(self.learning_rate > 0, f"learning_rate={self.learning_rate} must be above 0")
+        require(self.max_steps is None or self.max_steps > 0, f"max_steps={self.max_steps} must be positive or null")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The grid of decoders that the report compares, on held-out problems of the embedded task.
+
+    fixed_steps: budgets of FixedSteps; thresholds: of CAD; control_thresholds: of CAD for the lambda = 0 control.
+    margin: accuracy may fall this far under the teacher at one token per step and still count as equal.
+    """
+
+    problems: int = 500
+    batch_size: int = 250
+    gen_length: int = 256
+    block_length: int = 32
+    eos_hold_ratio: float = 0.0
+    fixed_steps: tuple[int, ...] = (256, 128, 64)
+    thresholds: tuple[float, ...] = (0.95, 0.9, 0.8)
+    margin: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self):
+        require(self.problems > 0 and self.batch_size > 0, "problems and batch_size must be positive")
+        require(bool(self.fixed_steps) and bool(self.thresholds), "fixed_steps and thresholds must not be empty")
+        require(self.gen_length in self.fixed_steps, f"fixed_steps must hold {self.gen_length}, one token per step")
+        require(0 <= self.margin < 1, f"margin={self.margin} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment: a teacher, data, the objective, optimisation, and what the report measures.
+
+    evaluate: null for experiments whose evaluation is the benchmark scripts'. control: also train lambda = 0.
+    """
+
+    teacher: str
+    output_dir: str
+    data: DataConfig
+    format: FormatConfig = field(default_factory=FormatConfig)
+    dscd: DSCDConfig = field(default_factory=DSCDConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig | None = None
+    control: bool = True

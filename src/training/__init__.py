@@ -1,0 +1,1 @@
+"""Training: the DSCD student, the masked-diffusion teacher, and what they share."""

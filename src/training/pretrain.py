@@ -1,0 +1,170 @@
+"""Train a masked diffusion teacher on the embedded task from nothing: the recipe of checkpoints/tiny_teacher.
+
+    python -m src.training.pretrain configs/tiny_teacher.yaml [key=value ...]
+
+Run the same command again to resume from the last checkpoint.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from src.config import exit_with_message, load, require
+from src.data.examples import AnswerCollator, encode_answer, encode_prompt
+from src.data.tiny_task import make_row
+from src.data.tiny_tokenizer import build_tokenizer
+from src.diffusion.losses import masked_diffusion_loss
+from src.diffusion.masking import block_state_masks, uniform_count_masks
+from src.diffusion.noise import row_keys, uniform
+from src.model import LLaDAConfig, LLaDAModelLM
+from src.settings import FormatConfig
+from src.training.optimizer import MuonAdamW
+
+
+@dataclass(frozen=True)
+class ShapeConfig:
+    """Size of the model."""
+
+    d_model: int
+    n_heads: int
+    n_layers: int
+    mlp_hidden_size: int
+    max_sequence_length: int = 256
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them."""
+
+    output_dir: str
+    shape: ShapeConfig
+    format: FormatConfig
+    steps: int
+    batch_size: int = 64
+    muon_lr: float = 0.02
+    adamw_lr: float = 0.003
+    warmup_steps: int = 100
+    block_share: float = 0.6
+    block_lengths: tuple[int, ...] = (10, 20, 40)
+    save_every: int = 500
+    seed: int = 0
+    compile: bool = False
+
+    def __post_init__(self):
+        require(0 <= self.block_share <= 1, f"block_share={self.block_share} must lie in [0, 1]")
+        require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
+
+
+class EndlessTask(Dataset):
+    """Fresh problems of the training split, one per index, for as many steps as the run has."""
+
+    def __init__(self, size: int, tokenizer, config: FormatConfig):
+        self.size, self.tokenizer, self.config = size, tokenizer, config
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict:
+        row = make_row("train", index)
+        return {
+            "example_id": index,
+            "prompt": encode_prompt(self.tokenizer, row["question"], self.config.prompt_template),
+            "answer": encode_answer(self.tokenizer, row["answer"], self.config),
+        }
+
+
+def mixed_masks(answer: torch.Tensor, keys: torch.Tensor, block_share: float, block_lengths: tuple[int, ...]):
+    """Masks of pretraining: uniform counts, or states of block-wise decoding with one of several block lengths.
+
+    answer: bool (B, L), keys: (B,) int64. Returns bool (B, L) twice: what is masked, and where the loss is taken.
+    """
+    kind = uniform(row_keys(keys, 1), 1)[:, 0]  # (B,)
+    masked = uniform_count_masks(answer, keys)
+    scored = masked
+    for i, length in enumerate(block_lengths):
+        low, high = block_share * i / len(block_lengths), block_share * (i + 1) / len(block_lengths)
+        chosen = ((kind >= low) & (kind < high))[:, None]
+        block_masked, current = block_state_masks(answer, keys, length)
+        masked, scored = torch.where(chosen, block_masked, masked), torch.where(chosen, current, scored)
+    return masked, scored
+
+
+class PretrainTrainer(Trainer):
+    """The masked diffusion loss over fresh masks at every step."""
+
+    def __init__(self, *args, config: PretrainConfig, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.config = config
+        # The loss is a mean over rows, so accumulation divides it as usual.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        x0, answer = inputs["input_ids"], inputs["answer"]
+        keys = row_keys(inputs["example_id"], self.config.seed)
+        masked, scored = mixed_masks(answer, keys, self.config.block_share, self.config.block_lengths)
+        x = x0.masked_fill(masked, self.model.config.mask_token_id)
+        output = model(input_ids=x, attention_mask=inputs["attention_mask"], logits_at=scored)
+        return masked_diffusion_loss(output.logits, x0, scored)
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train, resuming if a checkpoint is there, and save the teacher in the released layout in bf16."""
+    tokenizer = build_tokenizer()
+    model_config = LLaDAConfig(
+        d_model=config.shape.d_model,
+        n_heads=config.shape.n_heads,
+        n_layers=config.shape.n_layers,
+        mlp_hidden_size=config.shape.mlp_hidden_size,
+        max_sequence_length=config.shape.max_sequence_length,
+        vocab_size=len(tokenizer),
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(config.seed)
+    model = LLaDAModelLM(model_config)
+    optimizer = MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr)
+    arguments = TrainingArguments(
+        output_dir=f"{config.output_dir}/checkpoints",
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_steps,
+        logging_steps=50,
+        save_steps=config.save_every,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        report_to=[],
+        seed=config.seed,
+        torch_compile=config.compile,
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = PretrainTrainer(
+        model,
+        arguments,
+        config=config,
+        train_dataset=EndlessTask(config.steps * config.batch_size, tokenizer, config.format),
+        data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
+        optimizers=(optimizer, None),
+    )
+    last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    model.to(torch.bfloat16).save_pretrained(config.output_dir)
+    tokenizer.save_pretrained(config.output_dir)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file, for instance configs/tiny_teacher.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    arguments = parser.parse_args()
+    pretrain(load(PretrainConfig, arguments.config, arguments.overrides))
+
+
+if __name__ == "__main__":
+    exit_with_message(main)
