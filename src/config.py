@@ -1,6 +1,7 @@
 """Strict YAML into frozen dataclasses: an unknown key, a wrong type or a value out of range stops with its name."""
 
 import difflib
+import os
 import sys
 import types
 import typing
@@ -120,10 +121,12 @@ def require(condition: bool, message: str) -> None:
 
 
 def exit_with_message(main) -> None:
-    """Run a command line's main; an expected failure prints one line and exits 2 instead of a traceback."""
+    """Run a command line's main; bad input prints one line and exits 1, with CD4LM_DEBUG=1 its traceback too."""
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError) as error:
+        if os.environ.get("CD4LM_DEBUG"):
+            raise
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("interrupted; run the same command again to resume")

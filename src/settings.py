@@ -42,8 +42,8 @@ class DataConfig:
 
     dataset: name for prepare_data; dir: its output folder, prepared first if it is missing; source: a local file
     instead of the hub; max_samples: rows to prepare.
-    answers: the data set's (published) or the teacher's own, decoded with CAD at answers_threshold and
-    answers_temperature; keep: of the teacher's answers all, or the right ones.
+    answers: the data set's (published) or the teacher's own, decoded with CAD at answers_threshold,
+    answers_temperature and answers_block_length; keep: of the teacher's answers all, or the right ones.
     """
 
     dataset: Literal["gsm8k", "opencode", "tiny"]
@@ -53,6 +53,7 @@ class DataConfig:
     answers: Literal["data", "teacher"] = "data"
     answers_threshold: float = 0.95
     answers_temperature: float = 0.0
+    answers_block_length: int = 32
     keep: Literal["all", "right"] = "right"
 
 
@@ -126,7 +127,7 @@ class TrainConfig:
 class EvaluateConfig:
     """The grid of decoders that the report compares, on held-out problems of the embedded task.
 
-    fixed_steps: budgets of FixedSteps; thresholds: of CAD; control_thresholds: of CAD for the lambda = 0 control.
+    fixed_steps: budgets of FixedSteps; thresholds: of CAD; headline: the threshold of the report's first sentence.
     margin: accuracy may fall this far under the teacher at one token per step and still count as equal.
     """
 
@@ -137,6 +138,7 @@ class EvaluateConfig:
     eos_hold_ratio: float = 0.0
     fixed_steps: tuple[int, ...] = (256, 128, 64)
     thresholds: tuple[float, ...] = (0.95, 0.9, 0.8)
+    headline: float = 0.95
     margin: float = 0.01
     seed: int = 0
 
@@ -144,6 +146,7 @@ class EvaluateConfig:
         require(self.problems > 0 and self.batch_size > 0, "problems and batch_size must be positive")
         require(bool(self.fixed_steps) and bool(self.thresholds), "fixed_steps and thresholds must not be empty")
         require(self.gen_length in self.fixed_steps, f"fixed_steps must hold {self.gen_length}, one token per step")
+        require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
         require(0 <= self.margin < 1, f"margin={self.margin} must lie in [0, 1)")
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from src.config import require
 from src.settings import FormatConfig
 
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str, template: str | None = None) -> list[int]:
     """Token ids of a question, in the tokenizer's chat template or in raw text. Raises ValueError if it is empty."""
     require(bool(question.strip()), "the prompt is empty: write a question")
@@ -48,7 +49,8 @@ class AnswerDataset(Dataset):
             else:
                 self.examples.append(example)
         require(
-            bool(self.examples), f"no row fits max_length={config.max_length} tokens ({self.skipped} are longer): raise it"
+            bool(self.examples),
+            f"no row fits max_length={config.max_length} tokens ({self.skipped} are longer): raise it",
         )
 
     def __len__(self) -> int:
@@ -77,3 +79,10 @@ class AnswerCollator:
             answer[i, len(example["prompt"]) : len(row)] = True
         ids = torch.tensor([e["example_id"] for e in examples])
         return {"input_ids": input_ids, "attention_mask": attention_mask, "answer": answer, "example_id": ids}
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens that end an answer: EOS, and the end-of-turn token of LLaDA's chat template where there is one."""
+    turn = tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    known = turn is not None and turn != tokenizer.unk_token_id
+    return (tokenizer.eos_token_id, turn) if known else (tokenizer.eos_token_id,)

@@ -5,4 +5,12 @@ from src.decoding.engine import decode, decode_stream
 from src.decoding.policies import ConfidenceAdaptive, EntropyAdaptive, FixedSteps
 from src.decoding.result import DecodeResult
 
-__all__ = ["ConfidenceAdaptive", "DecodeConfig", "DecodeResult", "EntropyAdaptive", "FixedSteps", "decode", "decode_stream"]
+__all__ = [
+    "ConfidenceAdaptive",
+    "DecodeConfig",
+    "DecodeResult",
+    "EntropyAdaptive",
+    "FixedSteps",
+    "decode",
+    "decode_stream",
+]

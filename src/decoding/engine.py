@@ -59,7 +59,9 @@ def check_prompt(model, i: int, prompt: torch.Tensor, config: DecodeConfig) -> N
         raise ValueError(f"prompt {i} contains the mask token {config.mask_id}: remove it")
 
 
-def start_canvas(prompts: Sequence[torch.Tensor], index: Sequence[int], ids: Sequence[int], config: DecodeConfig, device):
+def start_canvas(
+    prompts: Sequence[torch.Tensor], index: Sequence[int], ids: Sequence[int], config: DecodeConfig, device
+):
     """All prompts on the left of an all-mask answer."""
     n, G, P = len(prompts), config.gen_length, max(p.numel() for p in prompts)
     x = torch.full((n, P + G), config.mask_id)

@@ -77,6 +77,7 @@ class DSCDTrainer(Trainer):
         # With the published clamp a loss is the mean of its own micro-batch, so the Trainer averages micro-batches.
         self.model_accepts_loss_kwargs = dscd.clamp is None
         self._parts: list[torch.Tensor] = []
+        self._weight = dscd.initial_lambda
 
     def masks(self, inputs: dict, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Bool (B, L) three times: masked for the student, masked for the teacher, where the losses are taken."""
@@ -97,7 +98,9 @@ class DSCDTrainer(Trainer):
 
     def consistency_at(self, teacher_masked: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
         """Where the KL is taken: bool (B, L) within `scored`."""
-        return scored & {"student": scored, "teacher": teacher_masked, "visible": ~teacher_masked}[self.dscd.kl_positions]
+        return (
+            scored & {"student": scored, "teacher": teacher_masked, "visible": ~teacher_masked}[self.dscd.kl_positions]
+        )
 
     def weight(self) -> float:
         """Lambda of this step; evaluation uses the final one, so that its losses compare over time."""
@@ -113,9 +116,10 @@ class DSCDTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         x0, attention_mask = inputs["input_ids"], inputs["attention_mask"]
-        student_masked, teacher_masked, scored = self.masks(inputs, self.state.global_step if self.model.training else EVALUATION_STEP)
+        step = self.state.global_step if self.model.training else EVALUATION_STEP
+        student_masked, teacher_masked, scored = self.masks(inputs, step)
         kl_at = self.consistency_at(teacher_masked, scored)
-        weight = self.weight()
+        weight = self._weight = self.weight()
         corrupted = x0.masked_fill(student_masked, self.mask_id)
         student = model(input_ids=corrupted, attention_mask=attention_mask, logits_at=scored).logits  # (N, V)
         teacher = None
@@ -159,6 +163,6 @@ class DSCDTrainer(Trainer):
             steps = len(self._parts) / self.args.gradient_accumulation_steps
             total = torch.stack(self._parts).sum(dim=0) / (steps if self.dscd.clamp is None else len(self._parts))
             consistency, reconstruction = self.accelerator.reduce(total, "mean").tolist()
-            logs |= {"consistency": consistency, "reconstruction": reconstruction, "lambda": self.weight()}
+            logs |= {"consistency": consistency, "reconstruction": reconstruction, "lambda": self._weight}
             self._parts.clear()
         super().log(logs, start_time)

@@ -18,6 +18,7 @@ from src.config import exit_with_message, load, require
 from src.data.examples import AnswerCollator, encode_answer, encode_prompt
 from src.data.tiny_task import make_row
 from src.data.tiny_tokenizer import build_tokenizer
+from src.decoding.generation_settings import GenerationSettings
 from src.diffusion.losses import masked_diffusion_loss
 from src.diffusion.masking import block_state_masks, uniform_count_masks
 from src.diffusion.noise import row_keys, uniform
@@ -39,7 +40,10 @@ class ShapeConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them."""
+    """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
+
+    block_length: what the checkpoint's generation settings recommend for decoding.
+    """
 
     output_dir: str
     shape: ShapeConfig
@@ -51,6 +55,7 @@ class PretrainConfig:
     warmup_steps: int = 100
     block_share: float = 0.6
     block_lengths: tuple[int, ...] = (10, 20, 40)
+    block_length: int = 20
     save_every: int = 500
     seed: int = 0
     compile: bool = False
@@ -156,6 +161,7 @@ def pretrain(config: PretrainConfig) -> None:
     trainer.train(resume_from_checkpoint=last)
     model.to(torch.bfloat16).save_pretrained(config.output_dir)
     tokenizer.save_pretrained(config.output_dir)
+    GenerationSettings(gen_length=config.format.answer_length, block_length=config.block_length).save(config.output_dir)
 
 
 def main():

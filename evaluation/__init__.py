@@ -1,0 +1,1 @@
+"""Evaluation: scoring, statistics, and the comparison of models and decoders."""

@@ -1,0 +1,144 @@
+"""Run every model with every decoder of an experiment's grid on held-out problems, and write the report.
+
+    python -m evaluation.compare_decoders configs/tiny.yaml [key=value ...]
+
+Each cell of the grid is stored as soon as it is measured, so an interrupted run loses at most one. Writes results.json,
+report.md, pareto.png and training.png into the experiment's output_dir.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from evaluation.metrics import tiny
+from evaluation.metrics.statistics import wilson
+from evaluation.report import write_report
+from src.config import exit_with_message, load, require
+from src.data.examples import encode_prompt, end_ids
+from src.data.rows import digest, read_jsonl
+from src.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps, decode_stream
+from src.model.loading import load_for_inference
+from src.settings import EvaluateConfig, ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder of the grid: the family it belongs to in plots, its setting, and the policy."""
+
+    family: str
+    setting: float
+    policy: object
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{self.setting:g}"
+
+
+def decoders(config: EvaluateConfig) -> list[Decoder]:
+    """Fixed budgets, then CAD thresholds."""
+    fixed = [Decoder("fixed", steps, FixedSteps(steps=steps)) for steps in config.fixed_steps]
+    return fixed + [Decoder("CAD", tau, ConfidenceAdaptive(threshold=tau)) for tau in config.thresholds]
+
+
+def models_of(config: ExperimentConfig) -> dict[str, Path]:
+    """The checkpoints to compare, by the name the report gives them."""
+    output = Path(config.output_dir)
+    models = {"teacher": Path(config.teacher), "student": output / "student"}
+    if config.control:
+        models["control"] = output / "control" / "student"
+    return models
+
+
+def measure(model, tokenizer, rows: list[dict], decoder: Decoder, config: EvaluateConfig, label: str) -> dict:
+    """Decode and score all rows with one decoder: problems = {right (0/1), nfe, length before EOS}, and seconds."""
+    settings = DecodeConfig(
+        mask_id=model.config.mask_token_id,
+        eos_ids=end_ids(tokenizer),
+        gen_length=config.gen_length,
+        block_length=config.block_length,
+        eos_hold_ratio=config.eos_hold_ratio,
+        seed=config.seed,
+    )
+    prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
+    right, nfe, length = [0] * len(rows), [0] * len(rows), [0] * len(rows)
+    start = time.perf_counter()
+    with tqdm(total=len(rows), desc=label, unit="problem", leave=False) as bar:
+        for part in decode_stream(model, prompts, decoder.policy, settings, batch_size=config.batch_size):
+            for j, i in enumerate(part.index.tolist()):
+                length[i], nfe[i] = part.lengths[j].item(), part.nfe[j].item()
+                right[i] = int(tiny.score(rows[i], tokenizer.decode(part.tokens[j, : length[i]])))
+            bar.update(len(part.index))
+    problems = {"right": right, "nfe": nfe, "length": length}
+    return {"problems": problems, "seconds": time.perf_counter() - start}
+
+
+def summarise(cell: dict) -> dict:
+    """Means over the problems of a cell, the accuracy with its Wilson interval."""
+    right, nfe, length = (sum(cell["problems"][name]) for name in ("right", "nfe", "length"))
+    n = len(cell["problems"]["right"])
+    return {
+        "accuracy": right / n,
+        "accuracy_95": wilson(right, n),
+        "nfe": nfe / n,
+        "tokens_before_eos": length / n,
+        "tokens_per_forward": length / nfe,
+        "tokens_per_second": length / cell["seconds"],
+    }
+
+
+def fingerprint(folder: Path, rows: list[dict], config: EvaluateConfig) -> str:
+    """What a stored cell must have been measured with to be used again: weights, problems, decoding settings."""
+    require((folder / "model.safetensors").is_file(), f"{folder} holds no model.safetensors: train it first")
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    settings = [config.gen_length, config.block_length, config.eos_hold_ratio, config.seed]
+    return hashlib.sha256(f"{weights} {digest(rows)} {settings}".encode()).hexdigest()
+
+
+def run_grid(config: ExperimentConfig) -> dict:
+    """All cells of the grid, measured or read back, as {model: {decoder name: cell}}."""
+    require(config.evaluate is not None, "this config has no `evaluate` section: use evaluation/scripts for benchmarks")
+    rows = read_jsonl(Path(config.data.dir) / "test.jsonl")[: config.evaluate.problems]
+    require(len(rows) == config.evaluate.problems, f"{config.data.dir}/test.jsonl holds only {len(rows)} problems")
+    store = Path(config.output_dir) / "cells"
+    store.mkdir(parents=True, exist_ok=True)
+    models, grid = models_of(config), decoders(config.evaluate)
+    cells: dict[str, dict] = {name: {} for name in models}
+    with tqdm(total=len(models) * len(grid), desc="grid", unit="cell") as bar:
+        for name, folder in models.items():
+            mark = fingerprint(folder, rows, config.evaluate)
+            loaded = None
+            for decoder in grid:
+                file = store / f"{name}-{decoder.name}.json"
+                cell = json.loads(file.read_text()) if file.is_file() else {}
+                if cell.get("fingerprint") != mark:
+                    loaded = loaded or load_for_inference(folder)
+                    cell = measure(*loaded, rows, decoder, config.evaluate, f"{name} {decoder.name}")
+                    cell |= {"family": decoder.family, "setting": decoder.setting, "fingerprint": mark}
+                    cell |= summarise(cell)
+                    file.with_suffix(".partial").write_text(json.dumps(cell))
+                    file.with_suffix(".partial").rename(file)
+                cells[name][decoder.name] = cell
+                bar.set_postfix_str(f"{name} {decoder.name}: {cell['accuracy']:.1%} at {cell['nfe']:.1f} NFE")
+                bar.update()
+    return cells
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file, for instance configs/tiny.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    arguments = parser.parse_args()
+    config = load(ExperimentConfig, arguments.config, arguments.overrides)
+    cells = run_grid(config)
+    write_report(config, cells)
+    print(f"wrote {config.output_dir}/report.md")
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

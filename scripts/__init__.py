@@ -1,0 +1,1 @@
+"""Thin entry points; everything they do lives in src and evaluation."""

@@ -1,0 +1,121 @@
+"""What the generating command lines share: their options, loading, and the printed result."""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from src.config import require
+from src.data.examples import encode_prompt, end_ids
+from src.decoding import DecodeConfig, DecodeResult, decode
+from src.decoding.generation_settings import GenerationSettings
+from src.model.loading import load_for_inference
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def default_checkpoint() -> Path:
+    """The student that run_training.sh makes, or the bundled teacher until there is one."""
+    student = ROOT / "outputs/tiny/student"
+    return student if student.is_dir() else ROOT / "checkpoints/tiny_teacher"
+
+
+def add_generation_options(parser: argparse.ArgumentParser) -> None:
+    """The published options of both generators; lengths default to the checkpoint's generation settings."""
+    parser.add_argument("--model_path", type=Path, default=default_checkpoint(), help="checkpoint folder or hub name")
+    parser.add_argument("--gen_length", type=int, help="answer canvas in tokens")
+    parser.add_argument("--block_length", type=int, help="block in tokens")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--cfg_scale", type=float, default=0.0)
+    parser.add_argument(
+        "--eos_threshold_ratio", type=float, default=0.0, help="hold EOS back until this share is committed"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_dynamic_options(parser: argparse.ArgumentParser) -> None:
+    """The published options of CAD."""
+    parser.add_argument("--confidence_threshold", type=float, help="default: the checkpoint's, else 0.95")
+    parser.add_argument("--min_tokens_per_step", type=int, default=1)
+    parser.add_argument("--max_tokens_per_step", type=int, default=32)
+    parser.add_argument("--max_steps_per_block", type=int)
+
+
+class Generator:
+    """A loaded checkpoint with the decoding settings of a command line."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.model, self.tokenizer = load_for_inference(arguments.model_path)
+        settings = GenerationSettings.load(arguments.model_path)
+        self.config = DecodeConfig(
+            mask_id=self.model.config.mask_token_id,
+            eos_ids=end_ids(self.tokenizer),
+            gen_length=arguments.gen_length or settings.gen_length,
+            block_length=arguments.block_length or settings.block_length,
+            temperature=arguments.temperature,
+            cfg_scale=arguments.cfg_scale,
+            eos_hold_ratio=arguments.eos_threshold_ratio,
+            seed=arguments.seed,
+        )
+
+    def encode(self, question: str) -> torch.Tensor:
+        """Token ids (P,) of a question in the chat template. Raises ValueError for words outside a closed vocabulary."""
+        ids = encode_prompt(self.tokenizer, question)
+        if self.tokenizer.unk_token_id is not None:
+            unknown = [
+                w for w in question.split() if self.tokenizer.convert_tokens_to_ids(w) == self.tokenizer.unk_token_id
+            ]
+            require(
+                not unknown, f"this checkpoint does not know the words {', '.join(unknown)}; see src/data/tiny_task.py"
+            )
+        return torch.tensor(ids)
+
+    def text(self, tokens: torch.Tensor) -> str:
+        return self.tokenizer.decode(tokens)
+
+    def run(self, prompts: Sequence[torch.Tensor], policy, on_step=None) -> tuple[DecodeResult, float]:
+        """Decode and time it, in seconds."""
+        start = time.perf_counter()
+        result = decode(self.model, prompts, policy, self.config, on_step=on_step)
+        return result, time.perf_counter() - start
+
+
+def threshold_of(arguments: argparse.Namespace) -> float:
+    """CAD's threshold: from the command line, else the checkpoint's."""
+    if arguments.confidence_threshold is not None:
+        return arguments.confidence_threshold
+    return GenerationSettings.load(arguments.model_path).confidence_threshold
+
+
+def generate_and_print(arguments: argparse.Namespace, policy) -> None:
+    """Answer every --prompt and print text and counts, as lines or as JSON."""
+    generator = Generator(arguments)
+    prompts = [generator.encode(prompt) for prompt in arguments.prompt]
+    result, seconds = generator.run(prompts, policy)
+    for i, prompt in enumerate(arguments.prompt):
+        length, nfe = result.lengths[i].item(), result.nfe[i].item()
+        record = {
+            "prompt": prompt,
+            "answer": generator.text(result.tokens[i, :length]),
+            "nfe": nfe,
+            "tokens": length,
+            "tokens_per_forward": round(length / nfe, 2),
+            "commits": result.commits[i],
+        }
+        if arguments.json:
+            print(json.dumps(record))
+        else:
+            print(
+                f"{record['answer']}\n[{length} tokens, {nfe} NFE, {record['tokens_per_forward']} tokens per forward]"
+            )
+    if not arguments.json:
+        total = result.lengths.sum().item()
+        print(f"[{total / seconds:.1f} tokens/s before EOS]")
+
+
+def add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", nargs="+", required=True, help="one or more questions, decoded as one batch")
+    parser.add_argument("--json", action="store_true", help="one JSON object per prompt instead of text")

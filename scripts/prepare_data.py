@@ -1,0 +1,111 @@
+"""Prepare a data set for training: split it, optionally let the teacher answer it, and write a manifest.
+
+    python scripts/prepare_data.py --dataset tiny --output_dir data/tiny
+    python scripts/prepare_data.py --dataset gsm8k --output_dir data/gsm8k [--source train.jsonl] [--max_samples N]
+    python scripts/prepare_data.py --dataset tiny --output_dir data/own --answers teacher --teacher checkpoints/tiny_teacher
+
+Writes train.jsonl, validation.jsonl (and test.jsonl for tiny) and manifest.json; all or nothing.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.config import exit_with_message, require
+from src.data.rows import SOURCES, build_splits, digest, revision_of, write_jsonl
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, choices=[*SOURCES, "tiny"])
+    parser.add_argument("--output_dir", required=True, type=Path)
+    parser.add_argument("--max_samples", type=int, help="rows to take before splitting (tiny: training rows)")
+    parser.add_argument("--source", help="local .jsonl or .parquet file instead of the hub")
+    parser.add_argument("--seed", type=int, default=42, help="of the split (tiny: of the problems)")
+    parser.add_argument("--answers", choices=["data", "teacher"], default="data")
+    teacher = parser.add_argument_group("with --answers teacher")
+    teacher.add_argument("--teacher", help="checkpoint folder or hub name")
+    teacher.add_argument("--threshold", type=float, default=0.95, help="of CAD")
+    teacher.add_argument("--temperature", type=float, default=0.0)
+    teacher.add_argument("--gen_length", type=int, default=256, help="longest answer in tokens")
+    teacher.add_argument("--block_length", type=int, default=32)
+    teacher.add_argument("--batch_size", type=int, default=128)
+    teacher.add_argument("--keep", choices=["right", "all"], default="right", help="right: checked by the metric")
+    return parser.parse_args()
+
+
+def answer(rows: list[dict], arguments: argparse.Namespace) -> list[dict]:
+    """Rows with the teacher's answers."""
+    from evaluation.metrics import tiny
+    from src.model.loading import load_for_inference
+    from src.settings import FormatConfig
+    from src.training.own_answers import own_answers
+
+    require(arguments.teacher is not None, "--answers teacher needs --teacher: the checkpoint that answers")
+    checks = arguments.dataset == "tiny" and arguments.keep == "right"
+    require(checks or arguments.keep == "all", f"no checker for {arguments.dataset} answers: pass --keep all")
+    teacher, tokenizer = load_for_inference(arguments.teacher)
+    return own_answers(
+        teacher,
+        tokenizer,
+        rows,
+        FormatConfig(answer_length=arguments.gen_length),
+        block_length=arguments.block_length,
+        threshold=arguments.threshold,
+        temperature=arguments.temperature,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        is_right=tiny.score if checks else None,
+    )
+
+
+def main():
+    arguments = parse()
+    final = arguments.output_dir
+    require(
+        not (final / "manifest.json").exists(),
+        f"{final} already holds a prepared data set: delete it or choose another",
+    )
+    require(arguments.max_samples is None or arguments.max_samples > 0, "--max_samples must be positive")
+    partial = final.with_name(final.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)  # before the long work, so that a folder that cannot be written stops it
+    try:
+        revision = revision_of(arguments.dataset, arguments.source)
+        splits = build_splits(arguments.dataset, arguments.source, revision, arguments.max_samples, arguments.seed)
+        asked = len(splits["train"])
+        if arguments.answers == "teacher":
+            splits["train"] = answer(splits["train"], arguments)
+            require(bool(splits["train"]), "the teacher gave no usable answer: check --teacher and --gen_length")
+        for split, rows in splits.items():
+            write_jsonl(partial / f"{split}.jsonl", rows)
+        source = arguments.source or (
+            SOURCES[arguments.dataset].hub_name if arguments.dataset in SOURCES else "generated"
+        )
+        manifest = {
+            "dataset": arguments.dataset,
+            "source": source,
+            "revision": revision,
+            "seed": arguments.seed,
+            "answers": arguments.answers,
+            "counts": {split: len(rows) for split, rows in splits.items()},
+            "sha256": {split: digest(rows) for split, rows in splits.items()},
+        }
+        if arguments.answers == "teacher":
+            names = ("teacher", "threshold", "temperature", "gen_length", "block_length", "keep")
+            manifest["own_answers"] = {name: vars(arguments)[name] for name in names} | {"questions": asked}
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        final.mkdir(parents=True, exist_ok=True)
+        final.rmdir()  # fails on a folder that holds something else, which must not be overwritten
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"{final}: " + ", ".join(f"{count} {split}" for split, count in manifest["counts"].items()))
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

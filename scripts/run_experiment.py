@@ -1,0 +1,110 @@
+"""Everything an experiment needs, in order: data, student, control, evaluation, report.
+
+    python scripts/run_experiment.py configs/tiny.yaml [key=value ...]
+
+Each stage is a command of its own, printed before it runs, and is skipped if its result is there; run the same command
+again after an interruption.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import yaml  # noqa: E402
+
+from src.config import exit_with_message, load, require  # noqa: E402
+from src.settings import DataConfig, ExperimentConfig  # noqa: E402
+
+
+def prepare_command(config: ExperimentConfig) -> list[str]:
+    """scripts/prepare_data.py with the experiment's data settings."""
+    data, options = config.data, []
+    if data.source is not None:
+        options += ["--source", data.source]
+    if data.max_samples is not None:
+        options += ["--max_samples", str(data.max_samples)]
+    if data.answers == "teacher":
+        options += ["--answers", "teacher", "--teacher", config.teacher, "--keep", data.keep]
+        options += ["--threshold", str(data.answers_threshold), "--temperature", str(data.answers_temperature)]
+        options += ["--gen_length", str(config.format.answer_length), "--block_length", str(data.answers_block_length)]
+    return [
+        sys.executable,
+        "scripts/prepare_data.py",
+        "--dataset",
+        data.dataset,
+        "--output_dir",
+        data.dir,
+        *options,
+    ]
+
+
+def check_data(data: DataConfig) -> bool:
+    """Whether the data is prepared; an error if the folder holds something else than the config asks for."""
+    file = Path(data.dir) / "manifest.json"
+    if not file.is_file():
+        return False
+    manifest = json.loads(file.read_text())
+    for name in ("dataset", "answers"):
+        asked = vars(data)[name]
+        require(
+            manifest[name] == asked, f"{data.dir} was prepared with {name}={manifest[name]}, not {asked}: delete it"
+        )
+    return True
+
+
+def train_command(config: ExperimentConfig, settings: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The training command, through accelerate where the config names a launch file, and its extra environment."""
+    if config.train.launch is None:
+        return [sys.executable, "-m", "src.training.train", *settings], {}
+    processes = yaml.safe_load(Path(config.train.launch).read_text())["num_processes"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config.train.launch]
+    return [*launcher, "-m", "src.training.train", *settings], {"NUM_PROCESSES": str(processes)}
+
+
+def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> None:
+    """Run one stage in the repository's root; stop with its exit status if it fails."""
+    print(f"\n== {stage}: {' '.join(command)}", flush=True)
+    start = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (extra or {})
+    status = subprocess.run(command, cwd=ROOT, env=environment).returncode
+    if status:
+        sys.exit(status)
+    print(f"== {stage}: done in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def run_experiment(path: str, overrides: list[str]) -> None:
+    config = load(ExperimentConfig, path, overrides)
+    output = Path(config.output_dir)
+    settings = [path, *overrides]
+    os.chdir(ROOT)
+    if not check_data(config.data):
+        run("data", prepare_command(config))
+    if not (output / "student").is_dir():
+        run("student", *train_command(config, settings))
+    if config.control and not (output / "control" / "student").is_dir():
+        zero = [f"output_dir={output / 'control'}", "dscd.initial_lambda=0", "dscd.final_lambda=0"]
+        run("control (lambda = 0)", *train_command(config, settings + zero))
+    if config.evaluate is None:
+        print(f"\nstudent in {output}/student; evaluate it with the benchmark scripts")
+        return
+    run("evaluation", [sys.executable, "-m", "evaluation.compare_decoders", *settings])
+    print("\n" + (output / "report.md").read_text().split("![")[0])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file, for instance configs/tiny.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    arguments = parser.parse_args()
+    run_experiment(arguments.config, arguments.overrides)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -1,0 +1,40 @@
+# Make or find the Python environment and activate it: source scripts/setup_env.sh [requirements file]
+# Uses the active environment if it satisfies the requirements, else .venv in the repository, made if it is missing.
+# Afterwards $PYTHON is the interpreter to call.
+
+_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+_requirements="$_root/${1:-requirements.txt}"
+
+_satisfied() { # interpreter: does it have every required package in a version that fits?
+    "$1" "$_root/scripts/check_requirements.py" "$_requirements" >/dev/null 2>&1
+}
+
+_install_torch() { # CPU builds where there is no NVIDIA GPU: the default Linux wheel brings gigabytes of CUDA
+    if [ "$(uname)" = Darwin ] || nvidia-smi >/dev/null 2>&1; then
+        "$1" -m pip install --quiet "torch>=2.11,<2.14"
+    else
+        "$1" -m pip install --quiet "torch==2.13.0+cpu" 2>/dev/null ||
+            "$1" -m pip install --quiet "torch==2.13.0" --index-url https://download.pytorch.org/whl/cpu
+    fi
+}
+
+_make_environment() {
+    command -v python3 >/dev/null || { echo "error: python3 is not installed: install Python 3.10 or newer" >&2; return 1; }
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        { echo "error: $(python3 --version) is too old: install Python 3.10 or newer" >&2; return 1; }
+    echo "setting up $_root/.venv (a few minutes, once)"
+    [ -x "$_root/.venv/bin/python" ] || python3 -m venv "$_root/.venv" || return 1
+    "$_root/.venv/bin/python" -c 'import torch' >/dev/null 2>&1 || _install_torch "$_root/.venv/bin/python" || return 1
+    DS_BUILD_OPS=0 "$_root/.venv/bin/python" -m pip install --quiet -r "$_requirements" || return 1
+}
+
+if _satisfied python3; then
+    PYTHON="$(command -v python3)"
+else
+    if ! _satisfied "$_root/.venv/bin/python"; then
+        _make_environment || { echo "error: the environment could not be set up; see the messages above" >&2; return 1; }
+    fi
+    source "$_root/.venv/bin/activate"
+    PYTHON="$_root/.venv/bin/python"
+fi
+export PYTHON PYTHONPATH="$_root"

@@ -1,0 +1,151 @@
+"""Distil a student with DSCD.
+
+    python -m src.training.train configs/tiny.yaml [key=value ...]
+    accelerate launch --config_file configs/accelerate_zero2_8gpu.yaml -m src.training.train configs/llada_8b_gsm8k.yaml
+
+Writes <output_dir>/student (released layout, with tokenizer), training_log.jsonl and config.yaml. Run the same command
+again to resume from the last checkpoint.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from src.config import dump, exit_with_message, load, require
+from src.data.examples import AnswerCollator, AnswerDataset
+from src.data.rows import read_jsonl
+from src.decoding.generation_settings import GenerationSettings
+from src.model import LLaDAModelLM
+from src.model.loading import load_tokenizer
+from src.settings import ExperimentConfig, TrainConfig
+from src.training.consistency_loss import DSCDTrainer
+
+
+def training_arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
+    """Our settings in transformers' words."""
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=config.epochs,
+        max_steps=-1 if config.max_steps is None else config.max_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        eval_strategy="steps",
+        eval_steps=config.eval_every,
+        save_steps=config.save_every,
+        save_total_limit=2,
+        load_best_model_at_end=config.patience is not None,
+        logging_steps=config.log_every,
+        bf16=config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        seed=config.seed,
+        remove_unused_columns=False,
+        label_names=[],
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def load_split(config: ExperimentConfig, split: str, tokenizer, limit: int | None = None) -> AnswerDataset:
+    """One split of the prepared data as token ids; rows that are too long are counted aloud, never cut."""
+    path = Path(config.data.dir) / f"{split}.jsonl"
+    require(path.is_file(), f"{path} does not exist: run scripts/prepare_data.py --output_dir {config.data.dir} first")
+    dataset = AnswerDataset(read_jsonl(path)[:limit], tokenizer, config.format)
+    if dataset.skipped:
+        print(f"{split}: {dataset.skipped} rows longer than max_length={config.format.max_length} tokens left out")
+    return dataset
+
+
+def check_resume(config: ExperimentConfig, output: Path) -> None:
+    """Refuse to continue a run whose settings were others, naming the first difference."""
+    saved = load(ExperimentConfig, output / "config.yaml")
+    for section in ("teacher", "data", "format", "dscd", "train"):
+        before, now = vars(saved)[section], vars(config)[section]
+        if before != now:
+            if section != "teacher":
+                key = next(k for k in asdict(now) if asdict(before)[k] != asdict(now)[k])
+                section, before, now = f"{section}.{key}", asdict(before)[key], asdict(now)[key]
+            raise ValueError(
+                f"{output} was started with {section}={before}, not {now}: resume with that or use another folder"
+            )
+
+
+def save_student(trainer: DSCDTrainer, tokenizer, config: ExperimentConfig, output: Path) -> None:
+    """Write the student in the released layout; the folder appears only when it is complete."""
+    partial = output / "student.partial"
+    trainer.model.to(getattr(torch, config.train.export_dtype))
+    trainer.save_model(str(partial))  # consolidates sharded weights
+    if trainer.is_world_process_zero():
+        (partial / "training_args.bin").unlink(missing_ok=True)
+        tokenizer.save_pretrained(partial)
+        GenerationSettings.load(config.teacher).save(partial)
+        lines = [json.dumps(entry) + "\n" for entry in trainer.state.log_history]
+        (output / "training_log.jsonl").write_text("".join(lines))
+        partial.rename(output / "student")
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)
+
+
+def train(config: ExperimentConfig) -> None:
+    """Distil, resuming if checkpoints are there. Raises ValueError for unusable input before any training."""
+    output = Path(config.output_dir)
+    require(
+        not (output / "student").exists(), f"{output}/student exists: the run is complete; delete it to train again"
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoints = output / "checkpoints"
+    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    if last:
+        check_resume(config, output)
+    set_seed(config.train.seed)
+    arguments = training_arguments(config.train, checkpoints)
+    tokenizer = load_tokenizer(config.teacher)
+    # A sharding launcher keeps float32 masters itself; alone, the student's own weights are the masters.
+    sharded = arguments.deepspeed_plugin is not None
+    low = torch.bfloat16 if config.train.bf16 else torch.float32
+    student = LLaDAModelLM.from_pretrained(config.teacher, dtype=low if sharded else torch.float32)
+    teacher = LLaDAModelLM.from_pretrained(config.teacher, dtype=low)
+    trainer = DSCDTrainer(
+        student,
+        arguments,
+        teacher=teacher,
+        dscd=config.dscd,
+        train_dataset=load_split(config, "train", tokenizer),
+        eval_dataset=load_split(config, "validation", tokenizer, config.train.eval_rows),
+        data_collator=AnswerCollator(tokenizer.pad_token_id, config.format.attend_padding),
+        callbacks=[] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
+    )
+    if trainer.is_world_process_zero():
+        dump(config, output / "config.yaml")
+    trainer.train(resume_from_checkpoint=last)
+    save_student(trainer, tokenizer, config, output)
+
+
+def check_world_size() -> None:
+    """Stop if fewer processes run than were asked for, which launchers do without a word."""
+    asked, running = os.environ.get("NUM_PROCESSES"), int(os.environ.get("WORLD_SIZE", "1"))
+    require(asked is None or int(asked) == running, f"NUM_PROCESSES={asked} but {running} run: check the launch file")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file, for instance configs/tiny.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    arguments = parser.parse_args()
+    check_world_size()
+    train(load(ExperimentConfig, arguments.config, arguments.overrides))
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

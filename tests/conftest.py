@@ -1,0 +1,47 @@
+"""Shared by all tests: small models on the CPU, and the reference checkpoint with the published programs' outputs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.data.tiny_tokenizer import build_tokenizer
+from src.model import LLaDAConfig, LLaDAModelLM
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """A three-layer LLaDA with random weights in the released layout, and what the published programs compute on it."""
+    return ROOT / "tests/fixtures/llada_reference"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer()
+
+
+def random_model(**changes) -> LLaDAModelLM:
+    """Two layers with weights wide enough that predictions differ from place to place."""
+    torch.manual_seed(1)
+    shape = {"d_model": 32, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 48, "vocab_size": 60, "init_std": 0.3}
+    ids = {"mask_token_id": 59, "eos_token_id": 57, "pad_token_id": 57, "max_sequence_length": 128}
+    return LLaDAModelLM(LLaDAConfig(**(shape | ids | changes))).eval()
+
+
+@pytest.fixture
+def model() -> LLaDAModelLM:
+    return random_model()
+
+
+@pytest.fixture
+def prompts() -> list[torch.Tensor]:
+    """Ragged prompts for `model`."""
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(0, 57, (n,), generator=generator) for n in (3, 9, 20, 1, 7)]

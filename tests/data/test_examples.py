@@ -1,0 +1,61 @@
+"""Tokens of prompt and answer: the boundary, the EOS policies, and what a batch holds."""
+
+import pytest
+import torch
+
+from src.data.examples import AnswerCollator, AnswerDataset, encode_answer, encode_prompt, end_ids
+from src.settings import FormatConfig
+
+ROW = {"question": "tom has 7 apples . buys 3 . how many ?", "answer": "7 + 3 = 10 . #### 10"}
+
+
+def test_the_boundary_is_exact(tokenizer):
+    dataset = AnswerDataset([ROW], tokenizer, FormatConfig(eos="none"))
+    example = dataset[0]
+    assert tokenizer.decode(example["answer"]) == ROW["answer"]
+    assert example["prompt"][-1] == tokenizer.convert_tokens_to_ids("\n\n")
+
+
+@pytest.mark.parametrize("eos,count", [("none", 0), ("one", 1), ("fill", 12)])
+def test_eos_policies(tokenizer, eos, count):
+    ids = encode_answer(tokenizer, ROW["answer"], FormatConfig(eos=eos, answer_length=20))
+    assert ids[8:] == [tokenizer.eos_token_id] * count
+
+
+def test_an_answer_longer_than_the_canvas_gets_one_eos(tokenizer):
+    ids = encode_answer(tokenizer, ROW["answer"], FormatConfig(eos="fill", answer_length=4))
+    assert len(ids) == 9
+
+
+def test_raw_template_is_the_published_text(tokenizer):
+    ids = encode_prompt(tokenizer, ROW["question"], "{question} ")
+    assert tokenizer.decode(ids) == ROW["question"]
+
+
+def test_empty_prompts_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="prompt is empty"):
+        encode_prompt(tokenizer, "  ")
+
+
+def test_long_rows_are_counted_not_cut(tokenizer):
+    long = {"question": ROW["question"], "answer": " ".join(["7"] * 60)}
+    dataset = AnswerDataset([ROW, long], tokenizer, FormatConfig(eos="one", max_length=40))
+    assert (len(dataset), dataset.skipped) == (1, 1)
+    with pytest.raises(ValueError, match="no row fits max_length=40"):
+        AnswerDataset([long], tokenizer, FormatConfig(eos="one", max_length=40))
+
+
+@pytest.mark.parametrize("attend", [False, True])
+def test_batches(tokenizer, attend):
+    rows = [ROW, ROW | {"answer": "#### 10"}]
+    dataset = AnswerDataset(rows, tokenizer, FormatConfig(eos="one"))
+    batch = AnswerCollator(pad_id=0, attend_padding=attend)([dataset[0], dataset[1]])
+    assert batch["answer"].sum(1).tolist() == [9, 3]
+    assert batch["attention_mask"].all().item() is attend
+    short = len(dataset[1]["prompt"]) + 3
+    assert (batch["input_ids"][1, short:] == 0).all() and not batch["answer"][1, short:].any()
+    assert torch.equal(batch["example_id"], torch.tensor([0, 1]))
+
+
+def test_end_ids_are_eos_and_end_of_turn(tokenizer):
+    assert tokenizer.convert_ids_to_tokens(list(end_ids(tokenizer))) == ["<|endoftext|>", "<|eot_id|>"]

@@ -1,0 +1,103 @@
+"""Reading and splitting rows, and the command that prepares them."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from src.data.rows import build_splits, read_jsonl
+from tests.conftest import ROOT
+
+
+def prepare(*options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "scripts/prepare_data.py", *map(str, options)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def gsm8k_file(folder, count: int = 20):
+    rows = [{"question": f"question {i}", "answer": f"work\n#### {i}"} for i in range(count)]
+    path = folder / "source.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_broken_line_is_named_by_number(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "a", "answer": "b"}\n{"question": \n')
+    with pytest.raises(ValueError, match="line 2 is not valid JSON"):
+        read_jsonl(path)
+    path.write_text("[1]\n")
+    with pytest.raises(ValueError, match="line 1 is not an object"):
+        read_jsonl(path)
+
+
+def test_gsm8k_is_split_90_10_with_the_seed(tmp_path):
+    path = gsm8k_file(tmp_path)
+    splits = build_splits("gsm8k", str(path), "r", None, seed=42)
+    assert [len(splits[s]) for s in ("train", "validation")] == [18, 2]
+    assert splits == build_splits("gsm8k", str(path), "r", None, seed=42)
+    assert splits != build_splits("gsm8k", str(path), "r", None, seed=43)
+    everything = sorted(row["question"] for rows in splits.values() for row in rows)
+    assert everything == sorted(row["question"] for row in read_jsonl(path))
+
+
+def test_opencode_maps_its_columns_and_reads_parquet(tmp_path):
+    table = pyarrow.table({"input": ["write f"] * 40, "output": ["def f(): pass"] * 40, "id": list(range(40))})
+    pyarrow.parquet.write_table(table, tmp_path / "part.parquet")
+    splits = build_splits("opencode", str(tmp_path / "part.parquet"), "r", 20, seed=42)
+    assert [len(splits[s]) for s in ("train", "validation")] == [19, 1]
+    assert splits["train"][0] == {"question": "write f", "answer": "def f(): pass"}
+
+
+def test_a_missing_column_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "a", "reply": "b"}\n')
+    with pytest.raises(ValueError, match="row 1 has no text in column 'answer'"):
+        build_splits("gsm8k", str(path), "r", None, seed=42)
+
+
+def test_command_writes_splits_and_manifest(tmp_path):
+    out = tmp_path / "out"
+    done = prepare("--dataset", "gsm8k", "--source", gsm8k_file(tmp_path), "--output_dir", out, "--max_samples", 10)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["counts"] == {"train": 9, "validation": 1}
+    assert len(manifest["revision"]) == 64 and set(manifest["sha256"]) == {"train", "validation"}
+    again = prepare("--dataset", "gsm8k", "--source", gsm8k_file(tmp_path), "--output_dir", out)
+    assert again.returncode == 1 and "already holds a prepared data set" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (("--dataset", "gsm8k", "--source", "nowhere.jsonl"), "nowhere.jsonl does not exist"),
+        (("--dataset", "tiny", "--source", "x.jsonl"), "--source does not apply"),
+        (("--dataset", "tiny", "--answers", "teacher"), "needs --teacher"),
+        (("--dataset", "tiny", "--answers", "teacher", "--teacher", "/nowhere"), "/nowhere does not exist"),
+    ],
+)
+def test_command_refuses_in_one_line_and_leaves_nothing(tmp_path, options, message):
+    done = prepare(*options, "--output_dir", tmp_path / "out")
+    assert done.returncode == 1 and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_leaves_a_folder_with_other_files_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("keep")
+    done = prepare("--dataset", "tiny", "--max_samples", 3, "--output_dir", tmp_path / "out")
+    assert done.returncode == 1
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_the_published_gsm8k_split(tmp_path):
+    source = ROOT.parent / "shared/data/gsm8k/train.jsonl"
+    if not source.is_file():
+        pytest.skip("the GSM8K file is not on this machine")
+    splits = build_splits("gsm8k", str(source), "r", None, seed=42)
+    assert [len(splits[s]) for s in ("train", "validation")] == [6726, 747]

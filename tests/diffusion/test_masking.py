@@ -1,0 +1,109 @@
+"""Masks: nesting, counts, guards, what is never masked."""
+
+import pytest
+import torch
+
+from src.diffusion.masking import (
+    block_state_masks,
+    independent_masks,
+    mask_ratio,
+    nested_masks,
+    uniform_count_masks,
+)
+from src.diffusion.noise import row_keys
+
+
+def answers(*lengths: int, prompt: int = 4, width: int = 120) -> torch.Tensor:
+    mask = torch.zeros(len(lengths), width, dtype=torch.bool)
+    for i, n in enumerate(lengths):
+        mask[i, prompt : prompt + n] = True
+    return mask
+
+
+def keys(n: int, seed: int = 0) -> torch.Tensor:
+    return row_keys(torch.arange(n), seed)
+
+
+def test_teacher_masks_lie_within_student_masks_and_both_within_the_answer():
+    answer = answers(*range(1, 101))
+    student, teacher = nested_masks(answer, keys(100))
+    assert not (teacher & ~student).any()
+    assert not (student & ~answer).any()
+    assert (teacher.sum(1) >= 1).all()
+
+
+def test_nested_ratios_are_the_published_ones():
+    answer = answers(*[100] * 4000)
+    student, teacher = nested_masks(answer, keys(4000))
+    r_s, r_t = student.sum(1) / 100, teacher.sum(1) / 100
+    assert r_s.min() >= 0.39 and r_s.max() <= 0.90
+    assert abs(r_s.mean() - 0.645) < 0.01  # mean of U(0.4, 0.9), less half a token of rounding down
+    assert (teacher.sum(1) <= (0.70 * r_s * 100 + 1)).all()
+    assert r_t.min() >= 0.10 and r_t.max() <= 0.60
+    assert abs((r_t / r_s).mean() - 0.5) < 0.02
+
+
+def test_guards_for_short_answers():
+    student, teacher = nested_masks(answers(*[10] * 50, *[19] * 50), keys(100))
+    assert (student[:50].sum(1) == 2).all() and (teacher[:50].sum(1) == 1).all()
+    assert (student[50:].sum(1) <= 9).all() and (student[50:].sum(1) >= 2).all()
+
+
+def test_an_answer_of_one_token_masks_one():
+    student, teacher = nested_masks(answers(1), keys(1))
+    assert student.sum() == 1 and teacher.sum() == 1
+
+
+def test_without_guards_short_answers_follow_the_ratios():
+    student, _ = nested_masks(answers(*[10] * 500), keys(500), short_guards=False)
+    assert student.sum(1).max() >= 8
+
+
+def test_masks_depend_on_the_key_alone():
+    answer = answers(30, 40, 50)
+    together = nested_masks(answer, keys(3))
+    again = nested_masks(answer, keys(3))
+    alone = nested_masks(answer[1:2], keys(3)[1:2])
+    other = nested_masks(answer, keys(3, seed=1))
+    assert torch.equal(together[0], again[0]) and torch.equal(together[1], again[1])
+    assert torch.equal(together[0][1:2], alone[0])
+    assert not torch.equal(together[0], other[0])
+
+
+def test_positions_are_masked_equally_often():
+    student, _ = nested_masks(answers(*[40] * 5000), keys(5000))
+    share = student[:, 4:44].float().mean(0)
+    assert share.max() - share.min() < 0.06
+
+
+def test_independent_masks_follow_the_schedule():
+    answer = answers(*[100] * 4000)
+    student, teacher = independent_masks(answer, keys(4000))
+    times = torch.arange(1, 1001)
+    assert abs(student.sum(1).float().mean() / 100 - mask_ratio(times).mean()) < 0.02
+    assert teacher.sum() < student.sum()
+    assert (teacher & ~student).any()
+    assert not ((student | teacher) & ~answer).any()
+
+
+def test_mask_ratio_ends():
+    ratio = mask_ratio(torch.tensor([0.0, 1000.0]))
+    assert ratio[0] < 1e-3 and ratio[1] == pytest.approx(1.0)
+
+
+def test_uniform_counts_cover_one_to_n():
+    counts = uniform_count_masks(answers(*[10] * 3000), keys(3000)).sum(1)
+    assert counts.unique().tolist() == list(range(1, 11))
+
+
+def test_block_states_are_clean_then_partial_then_masked():
+    answer = answers(*[40] * 300)
+    masked, current = block_state_masks(answer, keys(300), 10)
+    blocks = masked[:, 4:44].view(300, 4, 10).sum(-1)
+    here = current[:, 4:44].view(300, 4, 10).sum(-1)
+    place = (here > 0).int().argmax(1)
+    assert ((here > 0).sum(1) == 1).all()
+    assert place.unique().tolist() == [0, 1, 2, 3]
+    for i in range(300):
+        assert (blocks[i, : place[i]] == 0).all() and (blocks[i, place[i] + 1 :] == 10).all()
+    assert not (masked & ~answer).any()

@@ -1,0 +1,73 @@
+"""Strict settings: what is refused and how it is said; every file under configs loads."""
+
+import pytest
+
+from src.config import ConfigError, dump, load
+from src.settings import ExperimentConfig
+from src.training.pretrain import PretrainConfig
+from tests.conftest import ROOT
+
+MINIMAL = "teacher: t\noutput_dir: o\ndata: {dataset: tiny, dir: d}\n"
+
+
+def read(tmp_path, text: str, *overrides: str) -> ExperimentConfig:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return load(ExperimentConfig, path, overrides)
+
+
+@pytest.mark.parametrize(
+    "extra,message",
+    [
+        ("dscd: {temprature: 2}", "unknown key dscd.temprature: did you mean temperature"),
+        ("colour: red", "unknown key colour"),
+        ("dscd: {temperature: -1}", r"dscd.temperature=-1.0 must be above 0"),
+        ("dscd: {initial_lambda: 1.5}", "initial_lambda=1.5 must lie in"),
+        ("dscd: {masks: nest}", "dscd.masks='nest' is not one of nested, independent"),
+        ("train: {batch_size: two}", "train.batch_size='two' must be of type int"),
+        ("train: {bf16: 1}", "train.bf16=1 must be of type bool"),
+        ("dscd: {student_ratio: [0.9, 0.4]}", "student_ratio"),
+        ("format: {prompt_template: hello}", "must contain {question}"),
+        ("dscd: 3", "must be a section"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, extra, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(tmp_path, MINIMAL + extra)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_settings_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="data"):
+        read(tmp_path, "teacher: t\noutput_dir: o\n")
+    with pytest.raises(ConfigError, match="does not exist"):
+        load(ExperimentConfig, tmp_path / "none.yaml")
+
+
+def test_overrides(tmp_path):
+    config = read(tmp_path, MINIMAL, "dscd.temperature=1.5", "train.learning_rate=5e-6", "train.max_steps=null")
+    assert (config.dscd.temperature, config.train.learning_rate, config.train.max_steps) == (1.5, 5e-6, None)
+    with pytest.raises(ConfigError, match="section.key=value"):
+        read(tmp_path, MINIMAL, "temperature")
+
+
+def test_a_dumped_config_loads_as_itself(tmp_path):
+    config = read(tmp_path, MINIMAL + "dscd: {student_ratio: [0.5, 0.6]}\n")
+    dump(config, tmp_path / "again.yaml")
+    assert load(ExperimentConfig, tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_loads(path):
+    if path.name.startswith("accelerate"):
+        assert "num_processes" in path.read_text()
+    else:
+        load(PretrainConfig if path.name == "tiny_teacher.yaml" else ExperimentConfig, path)
+
+
+def test_published_settings_are_the_papers():
+    config = load(ExperimentConfig, ROOT / "configs/llada_8b_gsm8k_published.yaml")
+    assert (config.dscd.clamp, config.dscd.kl_positions, config.format.eos) == (5.0, "student", "none")
+    assert config.format.prompt_template == "{question} " and config.format.attend_padding
+    assert config.train.batch_size * config.train.accumulation * 8 == 64
