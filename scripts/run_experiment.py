@@ -69,11 +69,11 @@ def train_command(config: ExperimentConfig, settings: list[str]) -> tuple[list[s
 
 
 def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> None:
-    """Run one stage in the repository's root; stop with its exit status if it fails."""
+    """Run one stage; stop with its exit status if it fails."""
     print(f"\n== {stage}: {' '.join(command)}", flush=True)
     start = time.monotonic()
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | (extra or {})
-    status = subprocess.run(command, cwd=ROOT, env=environment).returncode
+    status = subprocess.run(command, env=environment).returncode
     if status:
         sys.exit(status)
     print(f"== {stage}: done in {time.monotonic() - start:.0f} s", flush=True)
@@ -83,7 +83,9 @@ def run_experiment(path: str, overrides: list[str]) -> None:
     config = load(ExperimentConfig, path, overrides)
     output = Path(config.output_dir)
     settings = [path, *overrides]
-    os.chdir(ROOT)
+    # What can be known to fail is tried before hours of work.
+    check_folder(config.teacher)
+    output.mkdir(parents=True, exist_ok=True)
     if not check_data(config.data):
         run("data", prepare_command(config))
     if not (output / "student").is_dir():
@@ -99,6 +101,7 @@ def run_experiment(path: str, overrides: list[str]) -> None:
 
 
 def main():
+    os.chdir(ROOT)  # paths in configs are relative to the repository
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file, for instance configs/tiny.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")

@@ -38,3 +38,5 @@ else
     PYTHON="$_root/.venv/bin/python"
 fi
 export PYTHON PYTHONPATH="$_root"
+# Without this DeepSpeed warns at every start that it found no GPU.
+nvidia-smi >/dev/null 2>&1 || export DS_ACCELERATOR=cpu

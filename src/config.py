@@ -120,6 +120,13 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def one_line(error: Exception) -> str:
+    """An error as one line; the system's errors about a file say what to do about it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions, or choose another folder"
+    return " ".join(str(error).split())
+
+
 def exit_with_message(main) -> None:
     """Run a command line's main; bad input prints one line and exits 1, with CD4LM_DEBUG=1 its traceback too."""
     try:
@@ -127,6 +134,6 @@ def exit_with_message(main) -> None:
     except (ValueError, ArithmeticError, OSError) as error:
         if os.environ.get("CD4LM_DEBUG"):
             raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; run the same command again to resume")

@@ -46,18 +46,16 @@ class RMSNorm(nn.Module):
 
 
 def rotary_angles(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine (B, 1, L, D), float32, of RoPE for integer positions (B, L)."""
+    """Cosine and sine (B, 1, L, D/2), float32, of RoPE for integer positions (B, L)."""
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = positions[..., None].float() / theta**exponents  # (B, L, D/2)
-    angles = torch.cat((angles, angles), dim=-1)[:, None]  # (B, 1, L, D)
+    angles = (positions[..., None].float() / theta**exponents)[:, None]  # (B, 1, L, D/2)
     return angles.cos(), angles.sin()
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Apply RoPE to x (B, H, L, D) in float32: bf16 angles are off by whole positions in long sequences."""
-    wide = x.float()
-    first, second = wide.chunk(2, dim=-1)
-    return (wide * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+    first, second = x.float().chunk(2, dim=-1)  # (B, H, L, D/2)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 class LLaDABlock(GradientCheckpointingLayer):

@@ -131,6 +131,7 @@ def pretrain(config: PretrainConfig) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     torch.manual_seed(config.seed)
     model = LLaDAModelLM(model_config)
     optimizer = MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr)

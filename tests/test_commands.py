@@ -1,0 +1,171 @@
+"""The command lines as a user types them: real runs on the bundled teacher, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from src.data.rows import read_jsonl
+from src.model import LLaDAModelLM
+from tests.conftest import ROOT
+
+TEACHER = ROOT / "checkpoints/tiny_teacher"
+QUESTION = "tom has 7 apples . buys 3 . gives 2 . how many ?"
+MINI = """
+teacher: checkpoints/tiny_teacher
+output_dir: {folder}/out
+data: {{dataset: tiny, dir: {folder}/data, answers: teacher, answers_block_length: 20, max_samples: 96}}
+format: {{answer_length: 40, max_length: 128}}
+train: {{max_steps: 6, learning_rate: 1.0e-3, schedule: linear, warmup_steps: 1, batch_size: 8, accumulation: 2,
+  eval_every: 3, eval_rows: 16, save_every: 1, log_every: 1, patience: null, bf16: false, gradient_checkpointing: false}}
+evaluate: {{problems: 24, batch_size: 24, gen_length: 40, block_length: 20, fixed_steps: [40, 10], thresholds: [0.95, 0.8]}}
+"""
+
+
+def command(*words, **environment) -> subprocess.CompletedProcess:
+    words = [sys.executable, *map(str, words)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
+
+
+def mini_config(folder):
+    path = folder / "mini.yaml"
+    path.write_text(MINI.format(folder=folder))
+    return path
+
+
+def refused(done: subprocess.CompletedProcess, message: str) -> None:
+    """One line on stderr that holds the message, and a non-zero exit."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode != 0
+    assert len(lines) == 1 and message in lines[0], done.stderr
+
+
+class TestGenerating:
+    def test_fixed_and_dynamic_agree_with_each_other_and_the_counts_add_up(self):
+        fixed = command("scripts/LLaDA_generate.py", "--model_path", TEACHER, "--prompt", QUESTION, "--json")
+        dynamic = command("scripts/LLaDA_generate_dynamic.py", "--model_path", TEACHER, "--prompt", QUESTION, "--json")
+        assert fixed.returncode == 0 and dynamic.returncode == 0, fixed.stderr + dynamic.stderr
+        one, cad = json.loads(fixed.stdout), json.loads(dynamic.stdout)
+        for record in (one, cad):
+            assert record["answer"].endswith("#### 8")
+            assert len(record["commits"]) == record["nfe"]
+            assert len(record["answer"].split()) == record["tokens"]
+        assert set(one["commits"]) == {1}
+        assert cad["nfe"] < one["nfe"]
+
+    def test_demo_shows_every_step(self):
+        done = command("inference_demo.py", "--model_path", TEACHER, "--prompt", QUESTION)
+        assert done.returncode == 0, done.stderr
+        frames = [line for line in done.stdout.splitlines() if "·" in line]
+        assert len(frames) > 2 and frames[0].count("·") > frames[-1].count("·")
+        assert "tokens per step" in done.stdout and "#### 8" in done.stdout
+
+    @pytest.mark.parametrize(
+        "words,message",
+        [
+            (("--model_path", "/nowhere"), "/nowhere does not exist"),
+            (("--model_path", "tests"), "no config.json"),
+            (("--confidence_threshold", "1.5"), "threshold=1.5"),
+            (("--gen_length", "30"), "not a multiple of block_length"),
+            (("--prompt", " "), "the prompt is empty"),
+            (("--prompt", "tom has 7 zebras"), "does not know the words zebras"),
+        ],
+    )
+    def test_bad_input(self, words, message):
+        base = ("--model_path", TEACHER, "--prompt", QUESTION)
+        refused(command("scripts/LLaDA_generate_dynamic.py", *base, *words), message)
+
+    @pytest.mark.parametrize("script", ["LLaDA_generate", "LLaDA_generate_dynamic", "prepare_data", "run_experiment"])
+    def test_help(self, script):
+        done = command(f"scripts/{script}.py", "--help")
+        assert done.returncode == 0 and f"python scripts/{script}.py" in done.stdout
+
+
+class TestBadExperiments:
+    @pytest.mark.parametrize(
+        "override,message",
+        [
+            ("teacher=/nowhere", "/nowhere does not exist"),
+            ("teacher=tests", "no config.json"),
+            ("dscd.temprature=2", "did you mean temperature"),
+            ("evaluate.thresholds=[1.5, 0.95]", "1.5"),
+        ],
+    )
+    def test_refused_before_anything_is_written(self, tmp_path, override, message):
+        refused(command("scripts/run_experiment.py", mini_config(tmp_path), override), message)
+        assert [p.name for p in tmp_path.iterdir()] == ["mini.yaml"]
+
+    def test_unwritable_output(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        done = command("scripts/run_experiment.py", mini_config(tmp_path), f"output_dir={tmp_path}/file/out")
+        refused(done, "choose another folder")
+
+    def test_truncated_teacher(self, tmp_path):
+        for file in TEACHER.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        weights = (tmp_path / "model.safetensors").read_bytes()
+        (tmp_path / "model.safetensors").write_bytes(weights[:1000])
+        refused(command("scripts/run_experiment.py", mini_config(tmp_path), f"teacher={tmp_path}"), "truncated")
+
+
+@pytest.mark.slow
+class TestExperiment:
+    @pytest.fixture(scope="class")
+    def finished(self, tmp_path_factory):
+        """A whole experiment, killed once during training and started again."""
+        folder = tmp_path_factory.mktemp("experiment")
+        words = [sys.executable, "scripts/run_experiment.py", str(mini_config(folder))]
+        first = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 240
+        while not list(folder.glob("out/checkpoints/checkpoint-2")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        assert not (folder / "out/student").exists()
+        second = command(*words[1:])
+        assert second.returncode == 0, second.stderr
+        return folder
+
+    def test_everything_is_written(self, finished):
+        out = finished / "out"
+        names = {p.name for p in out.iterdir()}
+        wanted = {"student", "control", "report.md", "results.json", "pareto.png", "training.png", "config.yaml"}
+        assert wanted <= names and not list(out.glob("**/*.partial"))
+        results = json.loads((out / "results.json").read_text())
+        assert {name: len(row) for name, row in results["cells"].items()} == {"teacher": 4, "student": 4, "control": 2}
+        assert "What DSCD and CAD bring" in (out / "report.md").read_text()
+
+    def test_student_is_in_the_released_layout(self, finished):
+        student = LLaDAModelLM.from_pretrained(finished / "out/student")
+        teacher = LLaDAModelLM.from_pretrained(TEACHER)
+        assert student.state_dict().keys() == teacher.state_dict().keys()
+        saved = load_file(finished / "out/student/model.safetensors")
+        assert {str(t.dtype) for t in saved.values()} == {"torch.bfloat16"}
+        assert (finished / "out/student/tokenizer.json").is_file()
+
+    def test_the_interrupted_run_equals_an_uninterrupted_one(self, finished):
+        out = finished / "again"
+        words = (mini_config(finished), f"output_dir={out}", "evaluate=null", "control=false")
+        done = command("scripts/run_experiment.py", *words)
+        assert done.returncode == 0, done.stderr
+        losses = [[e["loss"] for e in read_jsonl(f / "training_log.jsonl") if "loss" in e] for f in (finished / "out", out)]
+        assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+    def test_running_again_repeats_nothing(self, finished):
+        before = {p: p.stat().st_mtime_ns for p in finished.glob("out/cells/*.json")}
+        done = command("scripts/run_experiment.py", mini_config(finished))
+        assert done.returncode == 0, done.stderr
+        assert before == {p: p.stat().st_mtime_ns for p in finished.glob("out/cells/*.json")}
+
+    def test_resuming_with_other_settings_is_refused(self, finished):
+        (finished / "other/checkpoints/checkpoint-1").mkdir(parents=True)
+        (finished / "other/config.yaml").write_text((finished / "out/config.yaml").read_text())
+        done = command(
+            "-m", "src.training.train", mini_config(finished), f"output_dir={finished}/other", "dscd.temperature=1"
+        )
+        assert done.returncode != 0 and "was started with dscd.temperature=2.0, not 1.0" in done.stderr
