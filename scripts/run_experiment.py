@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 import yaml  # noqa: E402
 
 from src.config import exit_with_message, load, require  # noqa: E402
+from src.model.checkpoint import check_folder
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
 
 

@@ -120,7 +120,9 @@ class TestExperiment:
         """A whole experiment, killed once during training and started again."""
         folder = tmp_path_factory.mktemp("experiment")
         words = [sys.executable, "scripts/run_experiment.py", str(mini_config(folder))]
-        first = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        first = subprocess.Popen(
+            words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         deadline = time.monotonic() + 240
         while not list(folder.glob("out/checkpoints/checkpoint-2")) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -153,7 +155,9 @@ class TestExperiment:
         words = (mini_config(finished), f"output_dir={out}", "evaluate=null", "control=false")
         done = command("scripts/run_experiment.py", *words)
         assert done.returncode == 0, done.stderr
-        losses = [[e["loss"] for e in read_jsonl(f / "training_log.jsonl") if "loss" in e] for f in (finished / "out", out)]
+        losses = [
+            [e["loss"] for e in read_jsonl(f / "training_log.jsonl") if "loss" in e] for f in (finished / "out", out)
+        ]
         assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], abs=1e-6)
 
     def test_running_again_repeats_nothing(self, finished):

@@ -64,7 +64,13 @@ def revision_of(dataset: str, file: str | None) -> str:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     from huggingface_hub import HfApi  # comes with datasets
 
-    return HfApi().dataset_info(SOURCES[dataset].hub_name).sha
+    name = SOURCES[dataset].hub_name
+    try:
+        return HfApi().dataset_info(name).sha
+    except Exception as error:  # of whichever HTTP library the hub's client uses
+        raise ValueError(
+            f"the hub cannot be asked for {name} ({error}): check the network, or pass --source"
+        ) from error
 
 
 def read_source(source: Source, file: str | None, revision: str, limit: int | None) -> Iterator[dict]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from src.decoding.config import DecodeConfig
-from src.diffusion.noise import uniform
+from src.diffusion.noise import row_keys, uniform
 from src.diffusion.sampling import negative_entropy
 
 
@@ -62,7 +62,8 @@ class FixedSteps:
 
     def score(self, view: BlockView) -> torch.Tensor:
         if self.remasking == "random":
-            return uniform(view.keys, view.masked.shape[1])
+            # A salt of its own: the keys' first numbers may already have sampled the tokens.
+            return uniform(row_keys(view.keys, 1), view.masked.shape[1])
         return view.confidence
 
     def count(self, score: torch.Tensor, view: BlockView, config: DecodeConfig) -> torch.Tensor:

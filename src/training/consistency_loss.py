@@ -1,5 +1,6 @@
 """DSCD (CD4LM): the student, on a heavily masked answer, learns what the teacher says on a lightly masked one."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -158,7 +159,13 @@ class DSCDTrainer(Trainer):
             return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
-        """Add the two parts, averaged over the optimiser steps since the last log, and lambda."""
+        """Add the two parts, averaged over the optimiser steps since the last log, and lambda; stop at a bad loss."""
+        for name in ("loss", "grad_norm"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise FloatingPointError(
+                    f"{name} is {logs[name]} at step {self.state.global_step}: lower the learning rate, or resume from "
+                    f"the last checkpoint in {self.args.output_dir}"
+                )
         if "loss" in logs and self._parts:
             steps = len(self._parts) / self.args.gradient_accumulation_steps
             total = torch.stack(self._parts).sum(dim=0) / (steps if self.dscd.clamp is None else len(self._parts))

@@ -54,6 +54,7 @@ def training_arguments(config: TrainConfig, checkpoints: Path) -> TrainingArgume
         remove_unused_columns=False,
         label_names=[],
         report_to=[],
+        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead of vanishing from the log
         use_cpu=not torch.cuda.is_available(),
     )
 

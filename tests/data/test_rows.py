@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from src.data.rows import build_splits, read_jsonl
+from src.data.rows import Source, build_splits, read_jsonl, read_source
 from tests.conftest import ROOT
 
 
@@ -50,6 +50,16 @@ def test_opencode_maps_its_columns_and_reads_parquet(tmp_path):
     splits = build_splits("opencode", str(tmp_path / "part.parquet"), "r", 20, seed=42)
     assert [len(splits[s]) for s in ("train", "validation")] == [19, 1]
     assert splits["train"][0] == {"question": "write f", "answer": "def f(): pass"}
+
+
+def test_the_hub_path_streams_and_takes_only_what_is_asked_for(tmp_path):
+    """load_dataset itself, on a folder in the hub's layout."""
+    table = pyarrow.table({"input": [f"task {i}" for i in range(50)], "output": ["x"] * 50})
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(table, tmp_path / "data/train-00000-of-00001.parquet")
+    source = Source(str(tmp_path), None, "input", "output", 0.95, None)
+    rows = list(read_source(source, None, "main", 7))
+    assert rows == [{"question": f"task {i}", "answer": "x"} for i in range(7)]
 
 
 def test_a_missing_column_is_named(tmp_path):
