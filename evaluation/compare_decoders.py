@@ -40,10 +40,11 @@ class Decoder:
         return f"{self.family}-{self.setting:g}"
 
 
-def decoders(config: EvaluateConfig) -> list[Decoder]:
-    """Fixed budgets, then CAD thresholds."""
+def decoders(config: EvaluateConfig, model: str) -> list[Decoder]:
+    """Fixed budgets, then CAD thresholds; the control is there to be compared under CAD alone."""
     fixed = [Decoder("fixed", steps, FixedSteps(steps=steps)) for steps in config.fixed_steps]
-    return fixed + [Decoder("CAD", tau, ConfidenceAdaptive(threshold=tau)) for tau in config.thresholds]
+    cad = [Decoder("CAD", tau, ConfidenceAdaptive(threshold=tau)) for tau in config.thresholds]
+    return cad if model == "control" else fixed + cad
 
 
 def models_of(config: ExperimentConfig) -> dict[str, Path]:
@@ -107,13 +108,14 @@ def run_grid(config: ExperimentConfig) -> dict:
     require(len(rows) == config.evaluate.problems, f"{config.data.dir}/test.jsonl holds only {len(rows)} problems")
     store = Path(config.output_dir) / "cells"
     store.mkdir(parents=True, exist_ok=True)
-    models, grid = models_of(config), decoders(config.evaluate)
+    models = models_of(config)
+    grid = {name: decoders(config.evaluate, name) for name in models}
     cells: dict[str, dict] = {name: {} for name in models}
-    with tqdm(total=len(models) * len(grid), desc="grid", unit="cell") as bar:
+    with tqdm(total=sum(map(len, grid.values())), desc="grid", unit="cell") as bar:
         for name, folder in models.items():
             mark = fingerprint(folder, rows, config.evaluate)
             loaded = None
-            for decoder in grid:
+            for decoder in grid[name]:
                 file = store / f"{name}-{decoder.name}.json"
                 cell = json.loads(file.read_text()) if file.is_file() else {}
                 if cell.get("fingerprint") != mark:

@@ -43,6 +43,7 @@ def analyse(config: ExperimentConfig, cells: dict) -> dict:
         f"{model} + {kind}": family_nfe(family(cells, model, kind), reference, margin, weights)
         for model in cells
         for kind in ("fixed", "CAD")
+        if family(cells, model, kind)
     }
     one_token = weights @ column(reference, "nfe")
     tests = {}
@@ -128,8 +129,8 @@ def control_sentence(control: dict, tau: float) -> str:
 def cell_table(cells: dict) -> list[str]:
     """One line per cell of the grid."""
     lines = [
-        "| model | decoder | accuracy, % | 95 % interval | NFE | tokens before EOS | tokens per forward |",
-        "|---|---|---|---|---|---|---|",
+        "| model | decoder | accuracy, % | 95 % interval | NFE | tokens before EOS | tokens per forward | tokens/s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for model, row in cells.items():
         for cell in row.values():
@@ -138,7 +139,7 @@ def cell_table(cells: dict) -> list[str]:
             lines.append(
                 f"| {MODEL_NAMES[model]} | {cell['family']}, {setting} | {100 * cell['accuracy']:.1f} "
                 f"| {100 * low:.1f} to {100 * high:.1f} | {cell['nfe']:.1f} | {cell['tokens_before_eos']:.1f} "
-                f"| {cell['tokens_per_forward']:.2f} |"
+                f"| {cell['tokens_per_forward']:.2f} | {cell['tokens_per_second']:.0f} |"
             )
     return lines
 
@@ -200,6 +201,8 @@ def plot_pareto(config: ExperimentConfig, cells: dict, path: Path) -> None:
     for model in cells:
         for kind, style, marker in (("fixed", "--", "s"), ("CAD", "-", "o")):
             points = sorted(family(cells, model, kind), key=lambda cell: cell["nfe"])
+            if not points:
+                continue
             accuracy = np.array([100 * cell["accuracy"] for cell in points])
             bounds = 100 * np.array([cell["accuracy_95"] for cell in points]).T
             axes.errorbar(

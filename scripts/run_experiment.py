@@ -14,13 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import yaml  # noqa: E402
-
 from src.config import exit_with_message, load, require  # noqa: E402
-from src.model.checkpoint import check_folder
+from src.model.checkpoint import check_folder  # noqa: E402
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
 
 
