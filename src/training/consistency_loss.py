@@ -77,7 +77,7 @@ class DSCDTrainer(Trainer):
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         # With the published clamp a loss is the mean of its own micro-batch, so the Trainer averages micro-batches.
         self.model_accepts_loss_kwargs = dscd.clamp is None
-        self._parts: list[torch.Tensor] = []
+        self._parts: list[tuple[int, torch.Tensor]] = []
         self._weight = dscd.initial_lambda
 
     def masks(self, inputs: dict, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -139,7 +139,7 @@ class DSCDTrainer(Trainer):
             counts=None if num_items_in_batch is None else tuple(num_items_in_batch),
         )
         if self.model.training:
-            self._parts.append(torch.stack((loss.consistency, loss.reconstruction)).detach())
+            self._parts.append((step, torch.stack((loss.consistency, loss.reconstruction)).detach()))
         return loss.total
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -167,8 +167,9 @@ class DSCDTrainer(Trainer):
                     f"the last checkpoint in {self.args.output_dir}"
                 )
         if "loss" in logs and self._parts:
-            steps = len(self._parts) / self.args.gradient_accumulation_steps
-            total = torch.stack(self._parts).sum(dim=0) / (steps if self.dscd.clamp is None else len(self._parts))
+            # Micro-batches of one step add up to its loss; under the published clamp they are averaged.
+            steps = len({step for step, _ in self._parts}) if self.dscd.clamp is None else len(self._parts)
+            total = torch.stack([part for _, part in self._parts]).sum(dim=0) / steps
             consistency, reconstruction = self.accelerator.reduce(total, "mean").tolist()
             logs |= {"consistency": consistency, "reconstruction": reconstruction, "lambda": self._weight}
             self._parts.clear()

@@ -42,6 +42,7 @@ class ShapeConfig:
 class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
+    init_from: checkpoint whose weights to start from, null for random ones. seed: of weights, problems and masks.
     block_length: what the checkpoint's generation settings recommend for decoding.
     """
 
@@ -49,6 +50,7 @@ class PretrainConfig:
     shape: ShapeConfig
     format: FormatConfig
     steps: int
+    init_from: str | None = None
     batch_size: int = 64
     muon_lr: float = 0.02
     adamw_lr: float = 0.003
@@ -68,14 +70,14 @@ class PretrainConfig:
 class EndlessTask(Dataset):
     """Fresh problems of the training split, one per index, for as many steps as the run has."""
 
-    def __init__(self, size: int, tokenizer, config: FormatConfig):
-        self.size, self.tokenizer, self.config = size, tokenizer, config
+    def __init__(self, size: int, seed: int, tokenizer, config: FormatConfig):
+        self.size, self.seed, self.tokenizer, self.config = size, seed, tokenizer, config
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> dict:
-        row = make_row("train", index)
+        row = make_row("train", index, self.seed)
         return {
             "example_id": index,
             "prompt": encode_prompt(self.tokenizer, row["question"], self.config.prompt_template),
@@ -133,7 +135,7 @@ def pretrain(config: PretrainConfig) -> None:
     )
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     torch.manual_seed(config.seed)
-    model = LLaDAModelLM(model_config)
+    model = LLaDAModelLM(model_config) if config.init_from is None else LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
     optimizer = MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr)
     arguments = TrainingArguments(
         output_dir=f"{config.output_dir}/checkpoints",
@@ -154,7 +156,7 @@ def pretrain(config: PretrainConfig) -> None:
         model,
         arguments,
         config=config,
-        train_dataset=EndlessTask(config.steps * config.batch_size, tokenizer, config.format),
+        train_dataset=EndlessTask(config.steps * config.batch_size, config.seed, tokenizer, config.format),
         data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
         optimizers=(optimizer, None),
     )
