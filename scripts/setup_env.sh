@@ -11,10 +11,10 @@ _satisfied() { # interpreter: does it have every required package in a version t
 
 _install_torch() { # CPU builds where there is no NVIDIA GPU: the default Linux wheel brings gigabytes of CUDA
     if [ "$(uname)" = Darwin ] || nvidia-smi >/dev/null 2>&1; then
-        "$1" -m pip install --quiet "torch>=2.11,<2.14"
+        "$1" -m pip install --quiet --no-compile "torch>=2.11,<2.14"
     else
-        "$1" -m pip install --quiet "torch==2.13.0+cpu" 2>/dev/null ||
-            "$1" -m pip install --quiet "torch==2.13.0" --index-url https://download.pytorch.org/whl/cpu
+        "$1" -m pip install --quiet --no-compile "torch==2.13.0+cpu" 2>/dev/null ||
+            "$1" -m pip install --quiet --no-compile "torch==2.13.0" --index-url https://download.pytorch.org/whl/cpu
     fi
 }
 
@@ -25,7 +25,7 @@ _make_environment() {
     echo "setting up $_root/.venv (a few minutes, once)"
     [ -x "$_root/.venv/bin/python" ] || python3 -m venv "$_root/.venv" || return 1
     "$_root/.venv/bin/python" -c 'import torch' >/dev/null 2>&1 || _install_torch "$_root/.venv/bin/python" || return 1
-    DS_BUILD_OPS=0 "$_root/.venv/bin/python" -m pip install --quiet -r "$_requirements" || return 1
+    DS_BUILD_OPS=0 "$_root/.venv/bin/python" -m pip install --quiet --no-compile -r "$_requirements" || return 1
 }
 
 if _satisfied python3; then

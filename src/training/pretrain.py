@@ -135,7 +135,11 @@ def pretrain(config: PretrainConfig) -> None:
     )
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     torch.manual_seed(config.seed)
-    model = LLaDAModelLM(model_config) if config.init_from is None else LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
+    model = (
+        LLaDAModelLM(model_config)
+        if config.init_from is None
+        else LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
+    )
     optimizer = MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr)
     arguments = TrainingArguments(
         output_dir=f"{config.output_dir}/checkpoints",
