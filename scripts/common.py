@@ -12,7 +12,9 @@ from src.config import require
 from src.data.examples import encode_prompt, end_ids
 from src.decoding import DecodeConfig, DecodeResult, decode
 from src.decoding.generation_settings import GenerationSettings
-from src.model.loading import load_for_inference
+from src.model import LLaDAConfig
+from src.model.checkpoint import check_folder
+from src.model.loading import load_for_inference, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,13 +47,15 @@ def add_dynamic_options(parser: argparse.ArgumentParser) -> None:
 
 
 class Generator:
-    """A loaded checkpoint with the decoding settings of a command line."""
+    """A checkpoint with the decoding settings of a command line; all is checked before the weights are read."""
 
     def __init__(self, arguments: argparse.Namespace):
-        self.model, self.tokenizer = load_for_inference(arguments.model_path)
-        settings = GenerationSettings.load(arguments.model_path)
+        self.folder = arguments.model_path
+        check_folder(self.folder)
+        self.tokenizer = load_tokenizer(self.folder)
+        settings = GenerationSettings.load(self.folder)
         self.config = DecodeConfig(
-            mask_id=self.model.config.mask_token_id,
+            mask_id=LLaDAConfig.from_pretrained(self.folder).mask_token_id,
             eos_ids=end_ids(self.tokenizer),
             gen_length=arguments.gen_length or settings.gen_length,
             block_length=arguments.block_length or settings.block_length,
@@ -77,9 +81,11 @@ class Generator:
         return self.tokenizer.decode(tokens)
 
     def run(self, prompts: Sequence[torch.Tensor], policy, on_step=None) -> tuple[DecodeResult, float]:
-        """Decode and time it, in seconds."""
+        """Load the weights, decode, and time the decoding in seconds."""
+        policy.check(self.config)
+        model, _ = load_for_inference(self.folder)
         start = time.perf_counter()
-        result = decode(self.model, prompts, policy, self.config, on_step=on_step)
+        result = decode(model, prompts, policy, self.config, on_step=on_step)
         return result, time.perf_counter() - start
 
 

@@ -146,6 +146,8 @@ class EvaluateConfig:
         require(self.problems > 0 and self.batch_size > 0, "problems and batch_size must be positive")
         require(bool(self.fixed_steps) and bool(self.thresholds), "fixed_steps and thresholds must not be empty")
         require(self.gen_length in self.fixed_steps, f"fixed_steps must hold {self.gen_length}, one token per step")
+        for tau in self.thresholds:
+            require(0 < tau <= 1, f"thresholds={list(self.thresholds)} must lie in (0, 1]: {tau} is not a probability")
         require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
         require(0 <= self.margin < 1, f"margin={self.margin} must lie in [0, 1)")
 

@@ -14,6 +14,8 @@ from src.data.rows import read_jsonl
 from src.model import LLaDAModelLM
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 TEACHER = ROOT / "checkpoints/tiny_teacher"
 QUESTION = "tom has 7 apples . buys 3 . gives 2 . how many ?"
 MINI = """
@@ -113,7 +115,6 @@ class TestBadExperiments:
         refused(command("scripts/run_experiment.py", mini_config(tmp_path), f"teacher={tmp_path}"), "truncated")
 
 
-@pytest.mark.slow
 class TestExperiment:
     @pytest.fixture(scope="class")
     def finished(self, tmp_path_factory):

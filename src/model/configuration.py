@@ -1,5 +1,7 @@
 """The configuration of LLaDA checkpoints, field for field as released."""
 
+import json
+
 from transformers import PretrainedConfig
 
 # Fields of the released format that have one value in every LLaDA checkpoint. They are kept so that a saved
@@ -114,9 +116,9 @@ class LLaDAConfig(PretrainedConfig):
     def num_attention_heads(self) -> int:
         return self.n_heads
 
-    def to_dict(self) -> dict:
-        """The fields as JSON; the dtype is also written under the name that transformers before 4.56 reads."""
-        fields = super().to_dict()
-        if fields.get("dtype") is not None:
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The config file's text; the dtype is also written under the name that transformers before 4.56 reads."""
+        fields = json.loads(super().to_json_string(use_diff))
+        if "dtype" in fields:
             fields["torch_dtype"] = fields["dtype"]
-        return fields
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
