@@ -169,6 +169,7 @@ class TestExperiment:
 
     def test_resuming_with_other_settings_is_refused(self, finished):
         (finished / "other/checkpoints/checkpoint-1").mkdir(parents=True)
+        (finished / "other/checkpoints/checkpoint-1/trainer_state.json").write_text("{}")
         (finished / "other/config.yaml").write_text((finished / "out/config.yaml").read_text())
         done = command(
             "-m", "src.training.train", mini_config(finished), f"output_dir={finished}/other", "dscd.temperature=1"

@@ -7,12 +7,10 @@ Run the same command again to resume from the last checkpoint.
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from src.config import exit_with_message, load, require
 from src.data.examples import AnswerCollator, encode_answer, encode_prompt
@@ -25,6 +23,7 @@ from src.diffusion.noise import row_keys, uniform
 from src.model import LLaDAConfig, LLaDAModelLM
 from src.settings import FormatConfig
 from src.training.optimizer import MuonAdamW
+from src.training.resume import last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -164,8 +163,7 @@ def pretrain(config: PretrainConfig) -> None:
         data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
         optimizers=(optimizer, None),
     )
-    last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_checkpoint(arguments.output_dir))
     model.to(torch.bfloat16).save_pretrained(config.output_dir)
     tokenizer.save_pretrained(config.output_dir)
     GenerationSettings(gen_length=config.format.answer_length, block_length=config.block_length).save(config.output_dir)

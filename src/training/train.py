@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from src.config import dump, exit_with_message, load, require
 from src.data.examples import AnswerCollator, AnswerDataset
@@ -26,6 +25,7 @@ from src.model import LLaDAModelLM
 from src.model.loading import load_tokenizer
 from src.settings import ExperimentConfig, TrainConfig
 from src.training.consistency_loss import DSCDTrainer
+from src.training.resume import last_checkpoint
 
 
 def training_arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
@@ -106,7 +106,7 @@ def train(config: ExperimentConfig) -> None:
     )
     output.mkdir(parents=True, exist_ok=True)
     checkpoints = output / "checkpoints"
-    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    last = last_checkpoint(checkpoints)
     if last:
         check_resume(config, output)
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
