@@ -54,8 +54,9 @@ def main():
         )
     else:
         policy = FixedSteps(steps=arguments.steps)
-    console.print(f"{arguments.model_path}  {policy}\nstep  answer", style="dim")
+    policy.check(generator.config)
     prompt = generator.encode(question)
+    console.print(f"{arguments.model_path}  {policy}\nstep  answer", style="dim")
     result, seconds = generator.run([prompt], policy, on_step=lambda canvas: console.print(frame(generator, canvas)))
     length, nfe = result.lengths[0].item(), result.nfe[0].item()
     console.print(f"\n{generator.text(result.tokens[0, :length])}", style="bold")

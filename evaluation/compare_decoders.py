@@ -104,7 +104,9 @@ def fingerprint(folder: Path, rows: list[dict], config: EvaluateConfig) -> str:
 def run_grid(config: ExperimentConfig) -> dict:
     """All cells of the grid, measured or read back, as {model: {decoder name: cell}}."""
     require(config.evaluate is not None, "this config has no `evaluate` section: use evaluation/scripts for benchmarks")
-    rows = read_jsonl(Path(config.data.dir) / "test.jsonl")[: config.evaluate.problems]
+    problems = Path(config.data.dir) / "test.jsonl"
+    require(problems.is_file(), f"{problems} does not exist: run scripts/run_experiment.py, which prepares it, first")
+    rows = read_jsonl(problems)[: config.evaluate.problems]
     require(len(rows) == config.evaluate.problems, f"{config.data.dir}/test.jsonl holds only {len(rows)} problems")
     store = Path(config.output_dir) / "cells"
     store.mkdir(parents=True, exist_ok=True)

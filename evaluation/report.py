@@ -266,7 +266,7 @@ def write_report(config: ExperimentConfig, cells: dict) -> None:
     """Write results.json, report.md, pareto.png and training.png into the experiment's output_dir."""
     output = Path(config.output_dir)
     analysis = analyse(config, cells)
-    (output / "results.json").write_text(json.dumps({"analysis": analysis, "cells": cells}, indent=1))
+    (output / "results.json").write_text(json.dumps({"analysis": analysis, "cells": cells}) + "\n")
     plot_pareto(config, cells, output / "pareto.png")
     plot_training(config, output / "training.png")
     (output / "report.md").write_text(render(config, cells, analysis))
