@@ -6,7 +6,6 @@ Each cell of the grid is stored as soon as it is measured, so an interrupted run
 report.md, pareto.png and training.png into the experiment's output_dir.
 """
 
-import argparse
 import hashlib
 import json
 import time
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from evaluation.metrics import tiny
 from evaluation.metrics.statistics import wilson
 from evaluation.report import write_report
-from src.config import exit_with_message, load, require
+from src.config import command_line, exit_with_message, load, require
 from src.data.examples import encode_prompt, end_ids
 from src.data.rows import digest, read_jsonl
 from src.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps, decode_stream
@@ -134,13 +133,8 @@ def run_grid(config: ExperimentConfig) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="YAML file, for instance configs/tiny.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
-    arguments = parser.parse_args()
-    config = load(ExperimentConfig, arguments.config, arguments.overrides)
-    cells = run_grid(config)
-    write_report(config, cells)
+    config = load(ExperimentConfig, *command_line(__doc__))
+    write_report(config, run_grid(config))
     print(f"wrote {config.output_dir}/report.md")
 
 

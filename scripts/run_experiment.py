@@ -6,7 +6,6 @@ Each stage is a command of its own, printed before it runs, and is skipped if it
 again after an interruption.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from src.config import exit_with_message, load, require  # noqa: E402
+from src.config import command_line, exit_with_message, load, require  # noqa: E402
 from src.model.checkpoint import check_folder  # noqa: E402
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
 
@@ -103,11 +102,7 @@ def run_experiment(path: str, overrides: list[str]) -> None:
 
 def main():
     os.chdir(ROOT)  # paths in configs are relative to the repository
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="YAML file, for instance configs/tiny.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
-    arguments = parser.parse_args()
-    run_experiment(arguments.config, arguments.overrides)
+    run_experiment(*command_line(__doc__))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Strict YAML into frozen dataclasses: an unknown key, a wrong type or a value out of range stops with its name."""
 
+import argparse
 import difflib
 import os
 import sys
@@ -125,6 +126,15 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions, or choose another folder"
     return " ".join(str(error).split())
+
+
+def command_line(description: str) -> tuple[str, list[str]]:
+    """The arguments that every command of a config takes: a YAML file, then key=value overrides."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file, for instance one of configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    arguments = parser.parse_args()
+    return arguments.config, arguments.overrides
 
 
 def exit_with_message(main) -> None:

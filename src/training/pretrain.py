@@ -5,14 +5,13 @@
 Run the same command again to resume from the last checkpoint.
 """
 
-import argparse
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from src.config import exit_with_message, load, require
+from src.config import command_line, exit_with_message, load, require
 from src.data.examples import AnswerCollator, encode_answer, encode_prompt
 from src.data.tiny_task import make_row
 from src.data.tiny_tokenizer import build_tokenizer
@@ -170,11 +169,7 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="YAML file, for instance configs/tiny_teacher.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
-    arguments = parser.parse_args()
-    pretrain(load(PretrainConfig, arguments.config, arguments.overrides))
+    pretrain(load(PretrainConfig, *command_line(__doc__)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes <output_dir>/student (released layout, with tokenizer), training_log.json
 again to resume from the last checkpoint.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
-from src.config import dump, exit_with_message, load, require
+from src.config import command_line, dump, exit_with_message, load, require
 from src.data.examples import AnswerCollator, AnswerDataset
 from src.data.rows import read_jsonl
 from src.decoding.generation_settings import GenerationSettings
@@ -141,12 +140,9 @@ def check_world_size() -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="YAML file, for instance configs/tiny.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
-    arguments = parser.parse_args()
+    config = load(ExperimentConfig, *command_line(__doc__))
     check_world_size()
-    train(load(ExperimentConfig, arguments.config, arguments.overrides))
+    train(config)
 
 
 if __name__ == "__main__":
