@@ -3,7 +3,8 @@
     python -m evaluation.compare_decoders configs/tiny.yaml [key=value ...]
 
 Each cell of the grid is stored as soon as it is measured, so an interrupted run loses at most one. Writes results.json,
-report.md, pareto.png and training.png into the experiment's output_dir.
+report.md, pareto.png and training.png into the experiment's output_dir; with evaluate.split=validation, where settings
+are chosen, into its folder `validation`.
 """
 
 import hashlib
@@ -102,12 +103,11 @@ def fingerprint(folder: Path, rows: list[dict], config: EvaluateConfig) -> str:
 
 def run_grid(config: ExperimentConfig) -> dict:
     """All cells of the grid, measured or read back, as {model: {decoder name: cell}}."""
-    require(config.evaluate is not None, "this config has no `evaluate` section: use evaluation/scripts for benchmarks")
-    problems = Path(config.data.dir) / "test.jsonl"
+    problems = Path(config.data.dir) / f"{config.evaluate.split}.jsonl"
     require(problems.is_file(), f"{problems} does not exist: run scripts/run_experiment.py, which prepares it, first")
     rows = read_jsonl(problems)[: config.evaluate.problems]
-    require(len(rows) == config.evaluate.problems, f"{config.data.dir}/test.jsonl holds only {len(rows)} problems")
-    store = Path(config.output_dir) / "cells"
+    require(len(rows) == config.evaluate.problems, f"{problems} holds only {len(rows)} problems")
+    store = Path(config.results_dir) / "cells"
     store.mkdir(parents=True, exist_ok=True)
     models = models_of(config)
     grid = {name: decoders(config.evaluate, name) for name in models}
@@ -134,8 +134,9 @@ def run_grid(config: ExperimentConfig) -> dict:
 
 def main():
     config = load(ExperimentConfig, *command_line(__doc__))
+    require(config.evaluate is not None, "this config has no `evaluate` section: use evaluation/scripts for benchmarks")
     write_report(config, run_grid(config))
-    print(f"wrote {config.output_dir}/report.md")
+    print(f"wrote {config.results_dir}/report.md")
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ def render(config: ExperimentConfig, cells: dict, analysis: dict) -> str:
             "",
             "## How it was measured",
             "",
-            f"- {analysis['problems']} held-out problems whose arithmetic occurs nowhere in training; nothing was tuned "
-            "on them.",
+            f"- {analysis['problems']} held-out problems ({config.evaluate.split} split) whose arithmetic occurs nowhere in "
+            "training; thresholds are chosen on the validation split.",
             f"- Student and control: {config.train.max_steps or config.train.epochs} "
             f"{'steps' if config.train.max_steps else 'epochs'} of {config.train.batch_size * config.train.accumulation} "
             f"rows, seed {config.train.seed}; answers: {answers}. One training seed: intervals cover the problems, not the "
@@ -263,8 +263,8 @@ def plot_training(config: ExperimentConfig, path: Path) -> None:
 
 
 def write_report(config: ExperimentConfig, cells: dict) -> None:
-    """Write results.json, report.md, pareto.png and training.png into the experiment's output_dir."""
-    output = Path(config.output_dir)
+    """Write results.json, report.md, pareto.png and training.png into the experiment's results_dir."""
+    output = Path(config.results_dir)
     analysis = analyse(config, cells)
     (output / "results.json").write_text(json.dumps({"analysis": analysis, "cells": cells}) + "\n")
     plot_pareto(config, cells, output / "pareto.png")

@@ -97,7 +97,7 @@ def run_experiment(path: str, overrides: list[str]) -> None:
         print(f"\nstudent in {output}/student; evaluate it with the benchmark scripts")
         return
     run("evaluation", [sys.executable, "-m", "evaluation.compare_decoders", *settings])
-    print("\n" + (output / "report.md").read_text().split("![")[0])
+    print("\n" + (Path(config.results_dir) / "report.md").read_text().split("![")[0])
 
 
 def main():

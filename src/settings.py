@@ -127,10 +127,12 @@ class TrainConfig:
 class EvaluateConfig:
     """The grid of decoders that the report compares, on held-out problems of the embedded task.
 
+    split: `test` for the report; `validation` to choose settings, its results go to a folder of that name.
     fixed_steps: budgets of FixedSteps; thresholds: of CAD; headline: the threshold of the report's first sentence.
     margin: accuracy may fall this far under the teacher at one token per step and still count as equal.
     """
 
+    split: Literal["test", "validation"] = "test"
     problems: int = 500
     batch_size: int = 250
     gen_length: int = 256
@@ -167,3 +169,9 @@ class ExperimentConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig | None = None
     control: bool = True
+
+    @property
+    def results_dir(self) -> str:
+        """Where measurements go: of the test split beside the student, of validation apart, so neither hides the other."""
+        apart = self.evaluate is not None and self.evaluate.split != "test"
+        return f"{self.output_dir}/{self.evaluate.split}" if apart else self.output_dir

@@ -167,6 +167,14 @@ class TestExperiment:
         assert done.returncode == 0, done.stderr
         assert before == {p: p.stat().st_mtime_ns for p in finished.glob("out/cells/*.json")}
 
+    def test_validation_results_stand_apart(self, finished):
+        report = (finished / "out/report.md").read_text()
+        small = ("evaluate.split=validation", "evaluate.fixed_steps=[40]", "evaluate.problems=8", "control=false")
+        done = command("-m", "evaluation.compare_decoders", mini_config(finished), *small)
+        assert done.returncode == 0, done.stderr
+        assert "(validation split)" in (finished / "out/validation/report.md").read_text()
+        assert (finished / "out/report.md").read_text() == report and "(test split)" in report
+
     def test_resuming_with_other_settings_is_refused(self, finished):
         (finished / "other/checkpoints/checkpoint-1").mkdir(parents=True)
         (finished / "other/checkpoints/checkpoint-1/trainer_state.json").write_text("{}")
