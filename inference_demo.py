@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace, generator: Generator, question: str, cons
     prompt = generator.encode(question)
     console.print(f"{arguments.model_path}  {describe(policy)}\nstep  answer", style="dim", markup=False)
     result, seconds = generator.run([prompt], policy, on_step=lambda canvas: console.print(frame(generator, canvas)))
+    del generator.model  # a second run's weights need the room
     length, nfe = result.lengths[0].item(), result.nfe[0].item()
     console.print(f"\n{generator.text(result.tokens[0, :length])}", style="bold", markup=False)
     console.print(
