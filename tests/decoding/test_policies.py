@@ -17,8 +17,8 @@ from src.decoding import (
     StepBudget,
     decode,
 )
-from src.decoding.engine import choose
 from src.decoding.policies import BlockView
+from src.decoding.step import choose
 from src.diffusion.sampling import negative_entropy
 
 CONFIG = DecodeConfig(mask_id=59, gen_length=32, block_length=8)
