@@ -19,3 +19,10 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
     return min(1.0, 2 * tail)
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Unbiased probability that one of k of n samples is right, 1 - C(n - right, k) / C(n, k) (Chen et al. 2021)."""
+    if not 0 <= right <= n or not 1 <= k <= n:
+        raise ValueError(f"pass@k needs 0 <= right <= n and 1 <= k <= n, got n={n} right={right} k={k}")
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
