@@ -227,7 +227,7 @@ def test_evalplus_rows():
 
 def test_failures_say_why():
     def outcome(program):
-        return sandbox.run(sandbox.Job(program, TESTS, ["f"], ["f"])))
+        return sandbox.run(sandbox.Job(program, TESTS, ["f"], ["f"]))
 
     assert outcome("def f(x):\n    return x * 2") == ("wrong", "assert f(2) == 3")
     assert outcome("def f(x):\n    return x / 0")[0] == "error" and "ZeroDivision" in outcome("def f(x):\n    1 / 0")[1]
