@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from evaluation.metrics import gsm8k, humaneval, math500, mbpp, scoring
+from evaluation.metrics import gsm8k, humaneval, math500, math_equality, mbpp, scoring
 from evaluation.metrics.answers import before_end, last_boxed
 from evaluation.metrics.humaneval import build_program
 from evaluation.metrics.programs import free_names, program_text, published_text
@@ -137,6 +137,14 @@ def test_math_is_compared_from_any_thread():
     for thread in threads:
         thread.join()
     assert right == [True] * 6
+
+
+def test_missing_math_verify_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(math_equality.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(math_equality, "WORKER", math_equality.Worker())
+    with pytest.raises(ValueError, match="pip install -r evaluation/requirements.txt"):
+        math500.score({"answer": "1"}, r"\boxed{\frac{2}{2}}")
+    assert math500.score({"answer": "1"}, r"\boxed{1}", protocol="published")
 
 
 def test_programs_are_found():

@@ -69,7 +69,7 @@ ESCAPES = {
     "writing a file": "open({target!r}, 'w').write('x')\ndef f(x):\n    return x + 1",
     "writing by name": "import os\nos.mkdir({target!r})\ndef f(x):\n    return x + 1",
     "killing the parent": "import os\nos.kill(os.getppid(), 9)\ndef f(x):\n    return x + 1",
-    "killing everything": "import os\nos.kill(-1, 9)\ndef f(x):\n    return x + 1",
+    "killing the group": "import os\nos.killpg(0, 9)\ndef f(x):\n    return x + 1",
     # Bounded, so that a sandbox that does not stop it does no harm to the machine either.
     "fork bomb": (
         "import os, time\nfor _ in range(6):\n    os.fork()\ntime.sleep(3)\ndef f(x):\n    return x + 1"

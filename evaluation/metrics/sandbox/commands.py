@@ -28,7 +28,7 @@ class Limits:
     """What one program may use; wall_seconds is generous, since a shared machine is slow."""
 
     cpu_seconds: int = 5
-    wall_seconds: float = 20.0
+    wall_seconds: float = 30.0
     memory_mb: int = 1024
     file_mb: int = 1
 
