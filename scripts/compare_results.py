@@ -113,7 +113,10 @@ def number(value: float | None, form: str) -> str:
 
 def spread(e: dict | None, scale: float, form: str) -> str:
     """A value with its interval."""
-    return "-" if e is None else " ".join((f"{scale * e['value']:{form}}", f"[{scale * e['low']:{form}},", f"{scale * e['high']:{form}}]"))  # fmt: skip
+    if e is None:
+        return "-"
+    value, low, high = (format(scale * e[name], form) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 HEADER = (
