@@ -1,0 +1,68 @@
+r"""GSM8K: numeric equality with the number after `####`.
+
+default: of the text before the first end mark, in the last <answer> section where there is one: the last \boxed{}, else
+what follows the last `####`, else the last number.
+published: the last \boxed{} of the text, which must hold one plain number.
+
+    python evaluation/metrics/gsm8k.py --res_path RESULTS [--protocol published]
+"""
+
+import re
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # not this folder, whose statistics is not the library's
+
+from evaluation.metrics.answers import answer_section, before_end, decimal, last_boxed, last_number
+from evaluation.metrics.verdict import NO_ANSWER, RIGHT, WRONG, Verdict, check_protocol
+
+_PLAIN = re.compile(r"-?(\d[\d,]*(\.\d*)?|\.\d+)")
+
+
+def gold(doc: dict) -> Decimal:
+    """The number after `####` in doc["answer"]. Raises ValueError where the row has none."""
+    if "####" not in doc["answer"]:
+        raise ValueError(f"this row's answer has no ####: {doc['answer']!r}")
+    return decimal(doc["answer"].rpartition("####")[2])
+
+
+def extract(response: str) -> Decimal | None:
+    """The answer of a response under the default protocol, or None."""
+    text = before_end(response)
+    section = answer_section(text)
+    text = text if section is None else section
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return last_number(boxed)
+    after = text.rpartition("####")
+    return last_number(after[2].partition("\n")[0]) if after[1] else last_number(text)
+
+
+def extract_published(response: str) -> Decimal | None:
+    r"""The plain number in the last \boxed{}, without dollar signs and commas, or None."""
+    boxed = last_boxed(before_end(response))
+    text = (boxed or "").replace("\\$", "").replace("$", "").strip()
+    return decimal(text.rstrip(".")) if _PLAIN.fullmatch(text) else None
+
+
+def judge(doc: dict, response: str, *, protocol: str = "default") -> Verdict:
+    """Outcome of a response to a row of the data set (question, answer)."""
+    check_protocol(protocol)
+    value = extract(response) if protocol == "default" else extract_published(response)
+    if value is None:
+        return Verdict(NO_ANSWER, detail="no number found")
+    right = value == gold(doc)
+    return Verdict(RIGHT if right else WRONG, str(value), "" if right else f"the answer is {gold(doc)}")
+
+
+def score(doc: dict, response: str, *, protocol: str = "default") -> bool:
+    """Whether the response is right; one without an answer is wrong."""
+    return judge(doc, response, protocol=protocol).right
+
+
+if __name__ == "__main__":
+    from evaluation.metrics.rescore import command
+
+    command("gsm8k", __doc__)
