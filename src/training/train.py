@@ -38,7 +38,8 @@ NOT_TRAINING = ("output_dir", "evaluate", "control")  # settings that a resumed 
 
 def training_arguments(config: TrainConfig, examples: int, checkpoints: Path) -> TrainingArguments:
     """Our settings in transformers' words, for a data set of so many examples."""
-    batch_size, accumulation = split_step(config, processes_asked(config))
+    processes = processes_asked(config)
+    batch_size, accumulation = split_step(config, processes)
     steps = math.ceil(config.epochs * examples / rows_per_step(config))
     return TrainingArguments(
         output_dir=str(checkpoints),
@@ -66,7 +67,7 @@ def training_arguments(config: TrainConfig, examples: int, checkpoints: Path) ->
         report_to=[],
         logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead of vanishing from the log
         ddp_find_unused_parameters=False,
-        ddp_backend="gloo" if on_cpu() else None,
+        ddp_backend="gloo" if on_cpu() and processes > 1 else None,
         use_cpu=on_cpu(),
     )
 
