@@ -19,6 +19,7 @@ from src.config import command_line, exit_with_message, load, require  # noqa: E
 from src.model.checkpoint import check_folder  # noqa: E402
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
 from src.training.launch import run_command, training_command  # noqa: E402
+from src.training.resume import check_output  # noqa: E402
 
 
 def prepare_command(config: ExperimentConfig) -> list[str]:
@@ -74,7 +75,7 @@ def run_experiment(path: str, overrides: list[str]) -> None:
     # What can be known to fail is tried before hours of work.
     check_folder(config.teacher)
     training_command(config, settings)
-    output.mkdir(parents=True, exist_ok=True)
+    check_output(output, 0)
     if not check_data(config.data):
         run("data", prepare_command(config))
     if not (output / "student").is_dir():

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from src.config import command_line, dump, exit_with_message, load, require
 from src.data.examples import AnswerCollator, AnswerDataset
 from src.data.rows import read_jsonl
-from src.model import LLaDAModelLM
+from src.model import LLaDAConfig, LLaDAModelLM
 from src.model.loading import load_tokenizer
 from src.settings import ExperimentConfig, TrainConfig
 from src.training.consistency_loss import DSCDTrainer
@@ -82,6 +82,12 @@ def load_split(config: ExperimentConfig, split: str, tokenizer, limit: int | Non
     return dataset
 
 
+def parameter_count(config: LLaDAConfig) -> int:
+    """Parameters of a model of this shape, however its weights are spread over processes."""
+    with torch.device("meta"):
+        return LLaDAModelLM(config).num_parameters()
+
+
 def save_student(trainer: DSCDTrainer, config: ExperimentConfig, output: Path) -> None:
     """Write the student in the released layout; the folder appears only when it is complete."""
     weights = full_weights(trainer)
@@ -138,7 +144,7 @@ def train(config: ExperimentConfig) -> None:
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     trainer = build_trainer(config, output)
     if trainer.is_world_process_zero():
-        check_output(output, run_bytes(trainer.teacher.num_parameters()))
+        check_output(output, run_bytes(parameter_count(trainer.model.config)))
         dump(config, output / "config.yaml")
     trainer.train(resume_from_checkpoint=last)
     save_student(trainer, config, output)

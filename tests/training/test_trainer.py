@@ -152,14 +152,6 @@ def test_without_a_teacher_forward_at_lambda_zero(tmp_path):
     assert not calls
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    run = trainer(tmp_path, logging_nan_inf_filter=False)
-    with torch.no_grad():
-        run.model.get_output_embeddings().weight[0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
-        run.train()
-
-
 def test_log_is_json(tmp_path):
     run = trainer(tmp_path)
     run.train()
