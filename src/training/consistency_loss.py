@@ -1,16 +1,15 @@
 """DSCD (CD4LM): the student, on a heavily masked answer, learns what the teacher says on a lightly masked one."""
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from transformers import Trainer
 
 from src.diffusion.masking import independent_masks, nested_masks
 from src.diffusion.noise import row_keys
 from src.diffusion.schedules import curriculum_lambda
 from src.settings import DSCDConfig
+from src.training.trainer import RunTrainer
 
 __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
 
@@ -63,8 +62,8 @@ def dscd_loss(
     return DSCDLoss(weight * consistency + (1 - weight) * reconstruction, consistency, reconstruction)
 
 
-class DSCDTrainer(Trainer):
-    """transformers' Trainer with the DSCD loss; batches are those of AnswerCollator.
+class DSCDTrainer(RunTrainer):
+    """RunTrainer with the DSCD loss; batches are those of AnswerCollator.
 
     Masks depend on (seed, optimiser step, example id) alone, and both losses are means over the positions of the
     whole optimiser step, so neither accumulation nor the number of processes nor a resume changes a run.
@@ -77,7 +76,6 @@ class DSCDTrainer(Trainer):
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         # With the published clamp a loss is the mean of its own micro-batch, so the Trainer averages micro-batches.
         self.model_accepts_loss_kwargs = dscd.clamp is None
-        self._parts: list[tuple[int, torch.Tensor]] = []
         self._weight = dscd.initial_lambda
 
     def masks(self, inputs: dict, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -139,8 +137,16 @@ class DSCDTrainer(Trainer):
             counts=None if num_items_in_batch is None else tuple(num_items_in_batch),
         )
         if self.model.training:
-            self._parts.append((step, torch.stack((loss.consistency, loss.reconstruction)).detach()))
+            self.record("consistency", loss.consistency)
+            self.record("reconstruction", loss.reconstruction)
+            self.count("scored", scored.sum())
         return loss.total
+
+    def step_values(self) -> dict[str, float]:
+        return {"lambda": self._weight}
+
+    def teacher_passes(self) -> int:
+        return int(self._weight > 0)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimiser step, with the counts of positions that both losses are divided by."""
@@ -152,25 +158,9 @@ class DSCDTrainer(Trainer):
             _, teacher_masked, scored = self.masks(batch, self.state.global_step)
             counts += torch.stack((self.consistency_at(teacher_masked, scored).sum(), scored.sum())).to(device)
         # Gradients are averaged over processes; dividing by the mean count makes that the mean over all positions.
-        return batches, self.accelerator.reduce(counts, "mean").clamp(min=1)
+        self._divisors = self.accelerator.reduce(counts, "mean").clamp(min=1)
+        return batches, self._divisors
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
-
-    def log(self, logs: dict, start_time: float | None = None) -> None:
-        """Add the two parts, averaged over the optimiser steps since the last log, and lambda; stop at a bad loss."""
-        for name in ("loss", "grad_norm"):
-            if name in logs and not math.isfinite(logs[name]):
-                raise FloatingPointError(
-                    f"{name} is {logs[name]} at step {self.state.global_step}: lower the learning rate, or resume from "
-                    f"the last checkpoint in {self.args.output_dir}"
-                )
-        if "loss" in logs and self._parts:
-            # Micro-batches of one step add up to its loss; under the published clamp they are averaged.
-            steps = len({step for step, _ in self._parts}) if self.dscd.clamp is None else len(self._parts)
-            total = torch.stack([part for _, part in self._parts]).sum(dim=0) / steps
-            consistency, reconstruction = self.accelerator.reduce(total, "mean").tolist()
-            logs |= {"consistency": consistency, "reconstruction": reconstruction, "lambda": self._weight}
-            self._parts.clear()
-        super().log(logs, start_time)
