@@ -3,6 +3,7 @@
 Letters in shapes: B batch, L sequence, d d_model, H heads, K key/value heads, D head dim, V embedding_size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +25,13 @@ class LLaDAOutput(ModelOutput):
     logits: (B, L, V), or only the rows asked for with `logits_at`.
     last_hidden_state: (B, L, d) after the final norm, what the head reads.
     hidden_states: n_layers + 1 tensors (B, L, d) when asked for: embeddings, then each block's output before the norm.
+    reduced: what `reduce` made of the rows, in place of logits, when it was given.
     """
 
     logits: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
+    reduced: torch.Tensor | None = None
 
 
 class RMSNorm(nn.Module):
@@ -92,6 +95,16 @@ class LLaDABlock(GradientCheckpointingLayer):
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
 
+class OutputHead(nn.Linear):
+    """Logits (..., V) of rows (..., d), or reduce(rows, weight (V, d)) where logits would not fit in memory.
+
+    The reduction runs inside this forward because a sharding launcher gathers the weight for that long and no longer.
+    """
+
+    def forward(self, rows: torch.Tensor, reduce: Callable | None = None) -> torch.Tensor:
+        return super().forward(rows) if reduce is None else reduce(rows, self.weight)
+
+
 class LLaDATransformer(nn.Module):
     """Holds `transformer.*` so that keys read `model.transformer.blocks.0.q_proj.weight` as released."""
 
@@ -102,7 +115,7 @@ class LLaDATransformer(nn.Module):
                 "wte": nn.Embedding(config.embedding_size, config.d_model),
                 "blocks": nn.ModuleList(LLaDABlock(config) for _ in range(config.n_layers)),
                 "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
-                "ff_out": nn.Linear(config.d_model, config.embedding_size, bias=False),
+                "ff_out": OutputHead(config.d_model, config.embedding_size, bias=False),
             }
         )
 
@@ -144,12 +157,14 @@ class LLaDAModelLM(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         logits_at: torch.Tensor | None = None,
         output_hidden_states: bool = False,
+        reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> LLaDAOutput:
         """Predict the token at every position.
 
         input_ids: (B, L). attention_mask: (B, L), 0 = padding on either side, which changes nothing elsewhere.
         logits_at: apply the head there only; bool (B, L) gives logits (N, V) of the N true positions in order,
         integer (B, n) gives logits (B, n, V) of those positions of each row.
+        reduce: called with those rows (N, d) and the head's weight (V, d) in place of the head; no logits are built.
         """
         parts = self.model.transformer
         allowed = None if attention_mask is None else visible_keys(attention_mask)  # (B, 1, 1, L)
@@ -162,9 +177,10 @@ class LLaDAModelLM(PreTrainedModel):
             states.append(x)
         x = parts["ln_f"](x)
         return LLaDAOutput(
-            logits=self.head(rows(x, logits_at)),
+            logits=self.head(rows(x, logits_at)) if reduce is None else None,
             last_hidden_state=x,
             hidden_states=tuple(states) if output_hidden_states else None,
+            reduced=None if reduce is None else parts["ff_out"](rows(x, logits_at), reduce),
         )
 
     @classmethod

@@ -1,12 +1,11 @@
 """DSCD (CD4LM): the student, on a heavily masked answer, learns what the teacher says on a lightly masked one."""
 
 import math
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from transformers import Trainer
 
+from src.diffusion.losses import DSCDLoss, dscd_loss
 from src.diffusion.masking import independent_masks, nested_masks
 from src.diffusion.noise import row_keys
 from src.diffusion.schedules import curriculum_lambda
@@ -14,53 +13,7 @@ from src.settings import DSCDConfig
 
 __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
 
-IGNORED = -100  # label of a position without loss, as in torch's cross-entropy
 EVALUATION_STEP = -1  # stands in for the step when masks are drawn for evaluation, so that they never change
-
-
-class DSCDLoss(NamedTuple):
-    """Scalars in nats: total = weight * consistency + (1 - weight) * reconstruction."""
-
-    total: torch.Tensor
-    consistency: torch.Tensor
-    reconstruction: torch.Tensor
-
-
-def dscd_loss(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor | None,
-    labels: torch.Tensor,
-    *,
-    temperature: float = 2.0,
-    weight: float,
-    clamp: float | None = None,
-    consistency_at: torch.Tensor | None = None,
-    counts: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> DSCDLoss:
-    """L = weight T^2 KL(softmax(z_teacher/T) || softmax(z_student/T)) + (1 - weight) CE(z_student, x0) (CD4LM, DSCD).
-
-    student_logits, teacher_logits: (..., V); labels: (...) clean tokens, -100 = no loss there. Softmax in float32.
-    weight: lambda in [0, 1]; at 0 teacher_logits may be None. clamp: upper bound of each part (published: 5.0).
-    consistency_at: bool (...), keep the KL there only (default: wherever there is a label).
-    counts: positions to divide the two sums by, for batches that are a part of a larger one (default: this batch's).
-    """
-    labelled = labels != IGNORED
-    z_s = student_logits[labelled].float()  # (N, V)
-    nll = F.cross_entropy(z_s, labels[labelled], reduction="sum")
-    reconstruction = nll / (labelled.sum() if counts is None else counts[1])
-    if teacher_logits is None:
-        if weight != 0:
-            raise ValueError(f"weight={weight} needs teacher_logits: only weight=0 trains without a teacher")
-        consistency = torch.zeros_like(reconstruction)
-    else:
-        kept = labelled if consistency_at is None else labelled & consistency_at
-        log_p = F.log_softmax(teacher_logits[kept].float() / temperature, dim=-1)  # (M, V)
-        log_q = F.log_softmax(student_logits[kept].float() / temperature, dim=-1)  # (M, V)
-        kl = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-        consistency = temperature**2 * kl / (kept.sum().clamp(min=1) if counts is None else counts[0])
-    if clamp is not None:
-        consistency, reconstruction = consistency.clamp(0, clamp), reconstruction.clamp(0, clamp)
-    return DSCDLoss(weight * consistency + (1 - weight) * reconstruction, consistency, reconstruction)
 
 
 class DSCDTrainer(Trainer):
