@@ -1,15 +1,19 @@
 """DSCD (CD4LM): the student, on a heavily masked answer, learns what the teacher says on a lightly masked one."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from transformers import Trainer
 
 from src.diffusion.losses import DSCDLoss, dscd_loss
-from src.diffusion.masking import independent_masks, nested_masks
+from src.diffusion.masking import block_nested_masks, independent_masks, nested_masks
 from src.diffusion.noise import row_keys
 from src.diffusion.schedules import curriculum_lambda
 from src.settings import DSCDConfig
+from src.training.cad_eval import CADEvaluator
+from src.training.chunked_loss import Rows, chunked_dscd_loss
+from src.training.sampler import LengthGroupedSampler
 
 __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
 
@@ -21,13 +25,23 @@ class DSCDTrainer(Trainer):
 
     Masks depend on (seed, optimiser step, example id) alone, and both losses are means over the positions of the
     whole optimiser step, so neither accumulation nor the number of processes nor a resume changes a run.
+    teacher: None if the model carries adapters and is, with those off, its own teacher.
     """
 
-    def __init__(self, *args, teacher: torch.nn.Module, dscd: DSCDConfig, **kwargs):
+    def __init__(
+        self,
+        *args,
+        teacher: torch.nn.Module | None,
+        dscd: DSCDConfig,
+        cad_eval: CADEvaluator | None = None,
+        group_by_length: bool = False,
+        **kwargs,
+    ):
+        self.group_by_length = group_by_length
         super().__init__(*args, **kwargs)
-        self.dscd = dscd
+        self.dscd, self.cad_eval = dscd, cad_eval
         self.mask_id = self.model.config.mask_token_id
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+        self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
         # With the published clamp a loss is the mean of its own micro-batch, so the Trainer averages micro-batches.
         self.model_accepts_loss_kwargs = dscd.clamp is None
         self._parts: list[tuple[int, torch.Tensor]] = []
@@ -40,6 +54,10 @@ class DSCDTrainer(Trainer):
         if self.dscd.masks == "independent":
             student, teacher = independent_masks(answer, keys)
             return student, teacher, answer
+        if self.dscd.masks == "block":
+            return block_nested_masks(
+                answer, keys, block_length=self.dscd.block_length, teacher_share=self.dscd.teacher_share
+            )
         student, teacher = nested_masks(
             answer,
             keys,
@@ -58,6 +76,8 @@ class DSCDTrainer(Trainer):
 
     def weight(self) -> float:
         """Lambda of this step; evaluation uses the final one, so that its losses compare over time."""
+        if self.dscd.lambda_schedule == "constant":
+            return self.dscd.initial_lambda
         if not self.model.training:
             return self.dscd.final_lambda
         return curriculum_lambda(
@@ -68,32 +88,59 @@ class DSCDTrainer(Trainer):
             warmup_ratio=self.dscd.warmup_ratio,
         )
 
+    def forward_both(
+        self, model, attention_mask, student: tuple, teacher: tuple | None, loss: Callable
+    ) -> torch.Tensor:
+        """loss(student's Rows, teacher's Rows or None), called where both heads' weights are at hand.
+
+        student, teacher: (input_ids (B, L), bool (B, L) where to take rows). Each head is entered once whatever the
+        number of rows: launchers that gather a sharded weight on entry would hang if processes entered unequally often.
+        """
+
+        def run(which, inputs: tuple, reduce: Callable) -> torch.Tensor:
+            x, at = inputs
+            return which(input_ids=x, attention_mask=attention_mask, logits_at=at, reduce=reduce).reduced
+
+        if teacher is None:
+            return run(model, student, lambda h, head: loss(Rows(h, head), None))
+        if self.teacher is None:  # the same weights with the adapters off, head included
+            with torch.no_grad(), self.model.disable_adapter():
+                h_t = run(model, teacher, lambda h, _: h)
+            return run(model, student, lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
+        # The frozen teacher runs inside the student's head: its own head's weight, too, is there only while it runs.
+        return run(
+            model,
+            student,
+            lambda h, head: run(self.teacher, teacher, lambda h_t, head_t: loss(Rows(h, head), Rows(h_t, head_t))),
+        )
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        x0, attention_mask = inputs["input_ids"], inputs["attention_mask"]
+        x0 = inputs["input_ids"]
         step = self.state.global_step if self.model.training else EVALUATION_STEP
         student_masked, teacher_masked, scored = self.masks(inputs, step)
         kl_at = self.consistency_at(teacher_masked, scored)
         weight = self._weight = self.weight()
-        corrupted = x0.masked_fill(student_masked, self.mask_id)
-        student = model(input_ids=corrupted, attention_mask=attention_mask, logits_at=scored).logits  # (N, V)
-        teacher = None
-        if weight > 0:
-            with torch.no_grad():
-                corrupted = x0.masked_fill(teacher_masked, self.mask_id)
-                teacher = self.teacher(input_ids=corrupted, attention_mask=attention_mask, logits_at=scored).logits
-        loss = dscd_loss(
-            student,
-            teacher,
-            x0[scored],
-            temperature=self.dscd.temperature,
-            weight=weight,
-            clamp=self.dscd.clamp,
-            consistency_at=kl_at[scored],
-            counts=None if num_items_in_batch is None else tuple(num_items_in_batch),
-        )
+
+        def loss(student: Rows, teacher: Rows | None) -> torch.Tensor:
+            parts = chunked_dscd_loss(
+                student,
+                teacher,
+                x0[scored],
+                temperature=self.dscd.temperature,
+                weight=weight,
+                clamp=self.dscd.clamp,
+                consistency_at=kl_at[scored],
+                counts=None if num_items_in_batch is None else tuple(num_items_in_batch),
+                chunk=self.dscd.loss_chunk,
+            )
+            return torch.stack(parts)  # (3,): a launcher's hooks know tensors, not our tuple
+
+        corrupted = x0.masked_fill(student_masked, self.mask_id), scored
+        teacher = (x0.masked_fill(teacher_masked, self.mask_id), kl_at) if weight > 0 else None
+        parts = self.forward_both(model, inputs["attention_mask"], corrupted, teacher, loss)
         if self.model.training:
-            self._parts.append((step, torch.stack((loss.consistency, loss.reconstruction)).detach()))
-        return loss.total
+            self._parts.append((step, parts[1:].detach()))
+        return parts[0]
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimiser step, with the counts of positions that both losses are divided by."""
@@ -110,6 +157,22 @@ class DSCDTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+
+    def evaluation_loop(self, *args, **kwargs):
+        """The losses, and with cad_eval what CAD makes of the student as it stands."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if self.cad_eval is not None:
+            output.metrics.update(self.cad_eval.measure(self))
+        return output
+
+    def _get_train_sampler(self, train_dataset=None):
+        """The order of the data; _get_train_sampler is the Trainer's hook for it."""
+        if not self.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(example["prompt"]) + len(example["answer"]) for example in dataset]
+        step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler(lengths, step_rows, self.args.seed)
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
         """Add the two parts, averaged over the optimiser steps since the last log, and lambda; stop at a bad loss."""

@@ -20,15 +20,17 @@ from src.config import command_line, dump, exit_with_message, load, require
 from src.data.examples import AnswerCollator, AnswerDataset
 from src.data.rows import read_jsonl
 from src.decoding.generation_settings import GenerationSettings
-from src.model import LLaDAModelLM
+from src.model import LLaDAConfig
 from src.model.loading import load_tokenizer
 from src.settings import ExperimentConfig, TrainConfig
+from src.training.cad_eval import CADEvaluator, score_of
 from src.training.consistency_loss import DSCDTrainer
+from src.training.models import build_models, check_fit, check_packages
 from src.training.resume import last_checkpoint
 
 
-def training_arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
-    """Our settings in transformers' words."""
+def training_arguments(config: TrainConfig, checkpoints: Path, *, cad_eval: bool = False) -> TrainingArguments:
+    """Our settings in transformers' words; cad_eval: the best checkpoint is the one CAD does best with."""
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=config.epochs,
@@ -45,10 +47,14 @@ def training_arguments(config: TrainConfig, checkpoints: Path) -> TrainingArgume
         eval_steps=config.eval_every,
         save_steps=config.save_every,
         save_total_limit=2,
-        load_best_model_at_end=config.patience is not None,
+        load_best_model_at_end=config.patience is not None or cad_eval,
+        metric_for_best_model="cad_score" if cad_eval else None,
+        greater_is_better=True if cad_eval else None,
+        optim="adamw_bnb_8bit" if config.optimizer == "adamw_8bit" else "adamw_torch_fused",
         logging_steps=config.log_every,
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs with a gradient
         seed=config.seed,
         remove_unused_columns=False,
         label_names=[],
@@ -71,10 +77,10 @@ def load_split(config: ExperimentConfig, split: str, tokenizer, limit: int | Non
 def check_resume(config: ExperimentConfig, output: Path) -> None:
     """Refuse to continue a run whose settings were others, naming the first difference."""
     saved = load(ExperimentConfig, output / "config.yaml")
-    for section in ("teacher", "data", "format", "dscd", "train"):
+    for section in ("teacher", "data", "format", "dscd", "train", "lora"):
         before, now = vars(saved)[section], vars(config)[section]
         if before != now:
-            if section != "teacher":
+            if section != "teacher" and before is not None and now is not None:
                 key = next(k for k in asdict(now) if asdict(before)[k] != asdict(now)[k])
                 section, before, now = f"{section}.{key}", asdict(before)[key], asdict(now)[key]
             raise ValueError(
@@ -85,8 +91,11 @@ def check_resume(config: ExperimentConfig, output: Path) -> None:
 def save_student(trainer: DSCDTrainer, tokenizer, config: ExperimentConfig, output: Path) -> None:
     """Write the student in the released layout; the folder appears only when it is complete."""
     partial = output / "student.partial"
-    trainer.model.to(getattr(torch, config.train.export_dtype))
-    trainer.save_model(str(partial))  # consolidates sharded weights
+    if config.lora is not None:
+        save_merged(trainer, config, partial)
+    else:
+        trainer.model.to(getattr(torch, config.train.export_dtype))
+        trainer.save_model(str(partial))  # consolidates sharded weights
     if trainer.is_world_process_zero():
         (partial / "training_args.bin").unlink(missing_ok=True)
         tokenizer.save_pretrained(partial)
@@ -95,6 +104,26 @@ def save_student(trainer: DSCDTrainer, tokenizer, config: ExperimentConfig, outp
         (output / "training_log.jsonl").write_text("".join(lines))
         partial.rename(output / "student")
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
+
+
+def save_merged(trainer: DSCDTrainer, config: ExperimentConfig, folder: Path) -> None:
+    """Write the student with its adapters merged, after comparing its logits with those before."""
+    from src.training.lora import merge_adapters  # needs peft, which nothing else does
+
+    rows = [trainer.eval_dataset[i] for i in range(min(4, len(trainer.eval_dataset)))]
+    batch = {name: tensor.to(trainer.args.device) for name, tensor in trainer.data_collator(rows).items()}
+    merged, change = merge_adapters(trainer.model, batch)
+    if trainer.is_world_process_zero():
+        print(f"adapters merged: logits changed by {change:.1e} of their norm")
+        merged.to(getattr(torch, config.train.export_dtype)).save_pretrained(folder)
+
+
+def cad_evaluator(config: ExperimentConfig, tokenizer) -> CADEvaluator | None:
+    """The evaluator of cad_eval on the first problems of the validation split."""
+    if config.cad_eval is None:
+        return None
+    rows = read_jsonl(Path(config.data.dir) / "validation.jsonl")[: config.cad_eval.problems]
+    return CADEvaluator(rows, tokenizer, config.format, config.cad_eval, score_of(config.cad_eval.metric))
 
 
 def train(config: ExperimentConfig) -> None:
@@ -110,20 +139,22 @@ def train(config: ExperimentConfig) -> None:
         check_resume(config, output)
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     set_seed(config.train.seed)
-    arguments = training_arguments(config.train, checkpoints)
+    check_packages(config)
+    arguments = training_arguments(config.train, checkpoints, cad_eval=config.cad_eval is not None)
     tokenizer = load_tokenizer(config.teacher)
-    # A sharding launcher keeps float32 masters itself; alone, the student's own weights are the masters.
-    sharded = arguments.deepspeed_plugin is not None
-    low = torch.bfloat16 if config.train.bf16 else torch.float32
-    student = LLaDAModelLM.from_pretrained(config.teacher, dtype=low if sharded else torch.float32)
-    teacher = LLaDAModelLM.from_pretrained(config.teacher, dtype=low)
+    check_fit(LLaDAConfig.from_pretrained(config.teacher), tokenizer, config.format, config.teacher)
+    rows = load_split(config, "train", tokenizer), load_split(config, "validation", tokenizer, config.train.eval_rows)
+    evaluator = cad_evaluator(config, tokenizer)
+    student, teacher = build_models(config, sharded=arguments.deepspeed_plugin is not None)
     trainer = DSCDTrainer(
         student,
         arguments,
         teacher=teacher,
         dscd=config.dscd,
-        train_dataset=load_split(config, "train", tokenizer),
-        eval_dataset=load_split(config, "validation", tokenizer, config.train.eval_rows),
+        cad_eval=evaluator,
+        group_by_length=config.train.group_by_length,
+        train_dataset=rows[0],
+        eval_dataset=rows[1],
         data_collator=AnswerCollator(tokenizer.pad_token_id, config.format.attend_padding),
         callbacks=[] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
     )

@@ -1,0 +1,87 @@
+"""The two models of a distillation, in the precision and arrangement that the settings ask for."""
+
+import importlib.util
+import os
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from src.config import require
+from src.model import LLaDAConfig, LLaDAModelLM
+from src.settings import ExperimentConfig, FormatConfig, TrainConfig
+
+
+def check_fit(config: LLaDAConfig, tokenizer: PreTrainedTokenizerBase, form: FormatConfig, folder: str) -> None:
+    """Raise ValueError unless model and tokenizer mean the same by a token id and the rows fit; reads no weights."""
+    require(
+        len(tokenizer) <= config.embedding_size,
+        f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {config.embedding_size}: they do not fit",
+    )
+    mask = tokenizer.convert_ids_to_tokens(config.mask_token_id) if config.mask_token_id < len(tokenizer) else None
+    named = tokenizer.mask_token_id in (None, config.mask_token_id)
+    require(
+        mask is not None and named,
+        f"{folder}: the model's mask_token_id={config.mask_token_id} is {mask!r} in the tokenizer, whose mask token is "
+        f"{tokenizer.mask_token!r} ({tokenizer.mask_token_id}): they do not fit",
+    )
+    require(
+        tokenizer.eos_token_id == config.eos_token_id,
+        f"{folder}: EOS is {config.eos_token_id} for the model, {tokenizer.eos_token_id} for the tokenizer: "
+        "they do not fit",
+    )
+    require(tokenizer.pad_token_id is not None, f"{folder}: the tokenizer has no pad token: set pad_token in its files")
+    require(
+        form.max_length <= config.max_sequence_length,
+        f"format.max_length={form.max_length} exceeds the {config.max_sequence_length} positions of {folder}: lower it",
+    )
+
+
+def check_packages(config: ExperimentConfig) -> None:
+    """Raise ValueError if an option needs a package that is not installed."""
+    for asked, package, option in (
+        (config.lora is not None, "peft", "lora"),
+        (config.train.optimizer == "adamw_8bit", "bitsandbytes", "train.optimizer=adamw_8bit"),
+    ):
+        require(
+            not asked or importlib.util.find_spec(package) is not None,
+            f"{option} needs the package {package}: pip install {package}, or leave the option out",
+        )
+
+
+def low_precision(config: TrainConfig) -> torch.dtype:
+    return torch.bfloat16 if config.bf16 else torch.float32
+
+
+def teacher_dtype(config: TrainConfig) -> torch.dtype:
+    """What a separate teacher's weights are kept in."""
+    return low_precision(config) if config.teacher_dtype == "auto" else getattr(torch, config.teacher_dtype)
+
+
+def build_models(config: ExperimentConfig, *, sharded: bool) -> tuple[torch.nn.Module, LLaDAModelLM | None]:
+    """Student and teacher; the teacher is None with LoRA, where it is the student with its adapters off.
+
+    sharded: a launcher keeps float32 masters itself; else a fully trained student's own weights are the masters.
+    LoRA's base never changes, so it is kept in low precision, and its adapters in float32.
+    """
+    low = low_precision(config.train)
+    if config.lora is not None:
+        in_parts = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
+        from src.training.lora import add_adapters  # needs peft, which nothing else does
+
+        base = LLaDAModelLM.from_pretrained(config.teacher, dtype=low)
+        compile_blocks(base, config.train)
+        return add_adapters(base, config.lora), None
+    student = LLaDAModelLM.from_pretrained(config.teacher, dtype=low if sharded else torch.float32)
+    teacher = LLaDAModelLM.from_pretrained(config.teacher, dtype=teacher_dtype(config.train))
+    for model in (student, teacher):
+        compile_blocks(model, config.train)
+    return student, teacher
+
+
+def compile_blocks(model: LLaDAModelLM, config: TrainConfig) -> None:
+    """torch.compile each block in place: one compilation serves all, names in the checkpoint stay, the loss is left."""
+    if config.compile:
+        for block in model.model.transformer["blocks"]:
+            block.compile(dynamic=True)
