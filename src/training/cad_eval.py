@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -44,7 +45,8 @@ class CADEvaluator:
         rank, world = (0, 1) if sharded else (trainer.args.process_index, trainer.args.world_size)
         was_training = model.training
         model.eval()
-        sums = self.decode(model, self.rows[rank::world]).to(trainer.args.device)
+        quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
+        sums = self.decode(model, self.rows[rank::world], quiet).to(trainer.args.device)
         model.train(was_training)
         if not sharded:
             sums = trainer.accelerator.reduce(sums, "sum")
@@ -58,7 +60,7 @@ class CADEvaluator:
             "eval_cad_score": score,
         }
 
-    def decode(self, model, rows: Sequence[dict]) -> torch.Tensor:
+    def decode(self, model, rows: Sequence[dict], quiet: bool) -> torch.Tensor:
         """Sums over rows of right answers, forward passes and tokens before EOS: (3,) float64."""
         settings = DecodeConfig(
             mask_id=model.config.mask_token_id,
@@ -72,9 +74,11 @@ class CADEvaluator:
         ]
         policy = ConfidenceAdaptive(threshold=self.config.threshold)
         sums = torch.zeros(3, dtype=torch.float64)
-        for part in decode_stream(model, prompts, policy, settings, batch_size=self.config.batch_size):
-            for i, tokens, length in zip(part.index.tolist(), part.tokens, part.lengths.tolist(), strict=True):
-                sums[0] += self.is_right(rows[i], self.tokenizer.decode(tokens[:length]))
-            sums[1] += part.nfe.sum()
-            sums[2] += part.lengths.sum()
+        with tqdm(total=len(rows), desc="CAD on validation", unit="problem", leave=False, disable=quiet) as bar:
+            for part in decode_stream(model, prompts, policy, settings, batch_size=self.config.batch_size):
+                for i, tokens, length in zip(part.index.tolist(), part.tokens, part.lengths.tolist(), strict=True):
+                    sums[0] += self.is_right(rows[i], self.tokenizer.decode(tokens[:length]))
+                sums[1] += part.nfe.sum()
+                sums[2] += part.lengths.sum()
+                bar.update(len(part.index))
         return sums

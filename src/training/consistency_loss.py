@@ -1,7 +1,6 @@
 """DSCD (CD4LM): the student, on a heavily masked answer, learns what the teacher says on a lightly masked one."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from transformers import Trainer
@@ -13,6 +12,7 @@ from src.diffusion.schedules import curriculum_lambda
 from src.settings import DSCDConfig
 from src.training.cad_eval import CADEvaluator
 from src.training.chunked_loss import Rows, chunked_dscd_loss
+from src.training.models import forward_both
 from src.training.sampler import LengthGroupedSampler
 
 __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
@@ -88,32 +88,6 @@ class DSCDTrainer(Trainer):
             warmup_ratio=self.dscd.warmup_ratio,
         )
 
-    def forward_both(
-        self, model, attention_mask, student: tuple, teacher: tuple | None, loss: Callable
-    ) -> torch.Tensor:
-        """loss(student's Rows, teacher's Rows or None), called where both heads' weights are at hand.
-
-        student, teacher: (input_ids (B, L), bool (B, L) where to take rows). Each head is entered once whatever the
-        number of rows: launchers that gather a sharded weight on entry would hang if processes entered unequally often.
-        """
-
-        def run(which, inputs: tuple, reduce: Callable) -> torch.Tensor:
-            x, at = inputs
-            return which(input_ids=x, attention_mask=attention_mask, logits_at=at, reduce=reduce).reduced
-
-        if teacher is None:
-            return run(model, student, lambda h, head: loss(Rows(h, head), None))
-        if self.teacher is None:  # the same weights with the adapters off, head included
-            with torch.no_grad(), self.model.disable_adapter():
-                h_t = run(model, teacher, lambda h, _: h)
-            return run(model, student, lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
-        # The frozen teacher runs inside the student's head: its own head's weight, too, is there only while it runs.
-        return run(
-            model,
-            student,
-            lambda h, head: run(self.teacher, teacher, lambda h_t, head_t: loss(Rows(h, head), Rows(h_t, head_t))),
-        )
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         x0 = inputs["input_ids"]
         step = self.state.global_step if self.model.training else EVALUATION_STEP
@@ -137,7 +111,9 @@ class DSCDTrainer(Trainer):
 
         corrupted = x0.masked_fill(student_masked, self.mask_id), scored
         teacher = (x0.masked_fill(teacher_masked, self.mask_id), kl_at) if weight > 0 else None
-        parts = self.forward_both(model, inputs["attention_mask"], corrupted, teacher, loss)
+        parts = forward_both(
+            model, inputs["attention_mask"], corrupted, teacher, loss, frozen=self.teacher, adapted=self.model
+        )
         if self.model.training:
             self._parts.append((step, parts[1:].detach()))
         return parts[0]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +11,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from src.config import require
 from src.model import LLaDAConfig, LLaDAModelLM
 from src.settings import ExperimentConfig, FormatConfig, TrainConfig
+from src.training.chunked_loss import Rows
 
 
 def check_fit(config: LLaDAConfig, tokenizer: PreTrainedTokenizerBase, form: FormatConfig, folder: str) -> None:
@@ -85,3 +87,39 @@ def compile_blocks(model: LLaDAModelLM, config: TrainConfig) -> None:
     if config.compile:
         for block in model.model.transformer["blocks"]:
             block.compile(dynamic=True)
+
+
+def forward_both(
+    model: torch.nn.Module,
+    attention_mask: torch.Tensor,
+    student: tuple[torch.Tensor, torch.Tensor],
+    teacher: tuple[torch.Tensor, torch.Tensor] | None,
+    loss: Callable[[Rows, Rows | None], torch.Tensor],
+    *,
+    frozen: torch.nn.Module | None,
+    adapted: torch.nn.Module,
+) -> torch.Tensor:
+    """loss(student's Rows, teacher's Rows or None), called where both heads' weights are at hand.
+
+    model: the student as the launcher wrapped it. student, teacher: (input_ids (B, L), bool (B, L) where to take rows).
+    frozen: the teacher; None if it is `adapted`, the bare student, with its adapters off.
+    Each head is entered once whatever the number of rows: launchers that gather a sharded weight on entry would hang
+    if processes entered unequally often.
+    """
+
+    def run(which, inputs: tuple, reduce: Callable) -> torch.Tensor:
+        x, at = inputs
+        return which(input_ids=x, attention_mask=attention_mask, logits_at=at, reduce=reduce).reduced
+
+    if teacher is None:
+        return run(model, student, lambda h, head: loss(Rows(h, head), None))
+    if frozen is None:
+        with torch.no_grad(), adapted.disable_adapter():
+            h_t = run(model, teacher, lambda h, _: h)
+        return run(model, student, lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
+    # The frozen teacher runs inside the student's head: its own head's weight, too, is there only while it runs.
+    return run(
+        model,
+        student,
+        lambda h, head: run(frozen, teacher, lambda h_t, head_t: loss(Rows(h, head), Rows(h_t, head_t))),
+    )

@@ -54,7 +54,8 @@ def training_arguments(config: TrainConfig, checkpoints: Path, *, cad_eval: bool
         logging_steps=config.log_every,
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs with a gradient
+        # The reentrant kind needs inputs with a gradient, which frozen embeddings do not give.
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         seed=config.seed,
         remove_unused_columns=False,
         label_names=[],
