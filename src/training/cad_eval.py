@@ -25,6 +25,14 @@ def score_of(module: str) -> Callable[[dict, str], bool]:
     return found.score
 
 
+def ranking(accuracy: float, nfe: float, gen_length: int, problems: int) -> float:
+    """What the best checkpoint has most of: one more right answer outweighs any saving of NFE, among equals fewer win.
+
+    accuracy: share of right answers; nfe: mean per answer, at most gen_length.
+    """
+    return accuracy - nfe / ((gen_length + 1) * problems)
+
+
 @dataclass(frozen=True)
 class CADEvaluator:
     """Rows to answer and how to decode and score them; row["answer"] is what the metric compares with."""
@@ -51,13 +59,11 @@ class CADEvaluator:
         if not sharded:
             sums = trainer.accelerator.reduce(sums, "sum")
         right, nfe, tokens = (sums / len(self.rows)).tolist()
-        # One more right answer outweighs any saving of forward passes; among equals fewer passes win.
-        score = right - nfe / (self.form.answer_length * len(self.rows))
         return {
             "eval_cad_accuracy": right,
             "eval_cad_nfe": nfe,
             "eval_cad_tokens_per_forward": tokens / nfe,
-            "eval_cad_score": score,
+            "eval_cad_score": ranking(right, nfe, self.form.answer_length, len(self.rows)),
         }
 
     def decode(self, model, rows: Sequence[dict], quiet: bool) -> torch.Tensor:
