@@ -19,6 +19,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -51,13 +52,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps per round, after one that is not timed")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps per round")
     parser.add_argument("--rounds", type=int, default=2, help="times each variant is started")
     parser.add_argument(
         "--no_agreement", action="store_true", help="skip comparing gradients, which holds both at once"
     )
     parser.add_argument("--output", type=Path, help="JSON file")
-    parser.add_argument("--child", help=argparse.SUPPRESS)  # what a measuring process is asked for
+    parser.add_argument("--child", help=argparse.SUPPRESS)  # the variant that a measuring process is asked for
+    parser.add_argument("--gradients", type=Path, help=argparse.SUPPRESS)  # where `published` leaves them for `ours`
     return parser.parse_args()
 
 
@@ -184,16 +186,27 @@ def measure(variant: str, shape: Shape, arguments: argparse.Namespace) -> dict:
     weights = sum(
         p.numel() * p.element_size() for model in (step.student, step.teacher) if model for p in model.parameters()
     )
-    before, peak = peak_memory(step.device, step.run)
-    wall, busy = [], []
-    for _ in range(arguments.steps):
+    wall, busy, loss = [], [], 0.0
+
+    def run() -> None:
+        nonlocal loss
         start, cpu = time.perf_counter(), time.process_time()
-        step.run()
+        loss = step.run()
         wall.append(time.perf_counter() - start)
         busy.append(time.process_time() - cpu)
+
+    before, peak = peak_memory(step.device, run)
+    if step.device.type == "cuda":  # the first step also loads kernels there
+        wall.clear(), busy.clear(), run()
+    for _ in range(arguments.steps - 1):
+        run()
     rows = int(step.scored.sum())
     flops = step_flops(shape, arguments.batch, arguments.length, rows, rows, frozen=variant == "ours_lora")
     rate = matmul_rate(step.device, getattr(torch, arguments.dtype))
+    if arguments.gradients is not None and variant == "published":
+        torch.save((loss, {name: p.grad for name, p in step.student.named_parameters()}), arguments.gradients)
+    elif arguments.gradients is not None and variant == "ours":
+        record["agreement"] = agreement(step, loss, *torch.load(arguments.gradients, map_location=step.device))
     return record | {
         "weights": weights,
         "step_peak": peak - before,
@@ -206,32 +219,27 @@ def measure(variant: str, shape: Shape, arguments: argparse.Namespace) -> dict:
     }
 
 
-def agreement(shape: Shape, arguments: argparse.Namespace) -> dict:
-    """Loss and gradients of `published` and `ours` on the same weights and batch."""
-    step = Step("published", shape, arguments)
-    published = step.run()
-    wanted = {name: p.grad for name, p in step.student.named_parameters()}
-    step.variant = "ours"
-    ours = step.run()
-    largest = {name: (p.grad - wanted[name]).abs().max().item() for name, p in step.student.named_parameters()}
+def agreement(step: Step, loss: float, published: float, wanted: dict[str, torch.Tensor]) -> dict:
+    """How the loss and the gradients that `step` holds differ from those of `published`, same weights and batch."""
+    off = {name: (p.grad - wanted[name]).float() for name, p in step.student.named_parameters()}
     norm = torch.stack([g.float().norm() for g in wanted.values()]).norm()
-    off = torch.stack([(p.grad - wanted[name]).float().norm() for name, p in step.student.named_parameters()]).norm()
     return {
         "loss_published": published,
-        "loss_ours": ours,
-        "gradient_largest_difference": max(largest.values()),
+        "loss_ours": loss,
+        "gradient_largest_difference": max(g.abs().max().item() for g in off.values()),
         "gradient_largest_value": max(g.abs().max().item() for g in wanted.values()),
-        "gradient_relative_difference": (off / norm).item(),
+        "gradient_relative_difference": (torch.stack([g.norm() for g in off.values()]).norm() / norm).item(),
     }
 
 
-def child(what: str) -> dict:
-    """This very command in a process of its own, asked for one measurement."""
-    command = [sys.executable, *sys.argv, "--child", what]
+def child(variant: str, gradients: Path | None) -> dict:
+    """This very command in a process of its own, asked for one variant."""
+    command = [sys.executable, *sys.argv, "--child", variant]
+    command += [] if gradients is None else ["--gradients", str(gradients)]
     # Allocator settings that keep freed memory would hide what is needed.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
-    require(done.returncode == 0, f"measuring {what} ended with status {done.returncode} (137 is out of memory)")
+    require(done.returncode == 0, f"measuring {variant} ended with status {done.returncode} (-9 is out of memory)")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -282,19 +290,19 @@ def main():
     require(min(arguments.batch, arguments.steps, arguments.rounds, arguments.chunk) >= 1, "counts must be at least 1")
     require(arguments.length >= 8, f"--length={arguments.length} must be at least 8")
     if arguments.child is not None:
-        found = agreement(shape, arguments) if arguments.child == "agreement" else None
-        print(json.dumps(found or measure(arguments.child, shape, arguments)))
+        print(json.dumps(measure(arguments.child, shape, arguments)))
         return
     result = provenance(arguments) | {"shape": vars(shape), "batch": arguments.batch, "length": arguments.length}
     result |= {"dtype": arguments.dtype, "chunk": arguments.chunk}
-    if not arguments.no_agreement and {"published", "ours"} <= set(variants):
-        print("agreement ...", file=sys.stderr, flush=True)
-        result["agreement"] = child("agreement")
     records = {variant: [] for variant in variants}
-    for turn in range(arguments.rounds):
-        for variant in variants:
-            print(f"round {turn + 1} of {arguments.rounds}: {variant} ...", file=sys.stderr, flush=True)
-            records[variant].append(child(variant))
+    both = not arguments.no_agreement and {"published", "ours"} <= set(variants)
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(arguments.rounds):
+            for variant in sorted(variants, key=VARIANTS.index):
+                print(f"round {turn + 1} of {arguments.rounds}: {variant} ...", file=sys.stderr, flush=True)
+                records[variant].append(child(variant, Path(folder) / "gradients.pt" if both and not turn else None))
+    if both:
+        result["agreement"] = records["ours"][0].pop("agreement")
     result["variants"] = {variant: merge(rounds) for variant, rounds in records.items()}
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
