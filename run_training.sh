@@ -2,7 +2,8 @@
 # Set up, train, evaluate, report. No argument: the embedded default on a CPU, results in outputs/tiny.
 #   bash run_training.sh [config.yaml] [key=value ...]
 #   TEACHER_MODEL_PATH=/models/LLaDA-8B-Instruct DATA_DIR=/data/gsm8k bash run_training.sh
-# From the environment: TEACHER_MODEL_PATH DATA_DIR OUTPUT_DIR TEMPERATURE INITIAL_LAMBDA FINAL_LAMBDA.
+#   NUM_PROCESSES=2 bash run_training.sh      the same run shared by two processes
+# From the environment: NUM_PROCESSES TEACHER_MODEL_PATH DATA_DIR OUTPUT_DIR TEMPERATURE INITIAL_LAMBDA FINAL_LAMBDA.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup_env.sh requirements.txt

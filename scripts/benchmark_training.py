@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     add_shape_options(parser, "100m")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=512, help="tokens per row, a quarter of them prompt")
-    parser.add_argument("--chunk", type=int, default=256, help="positions whose logits exist at a time")
+    parser.add_argument("--chunk", type=int, default=128, help="positions whose logits exist at a time")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")

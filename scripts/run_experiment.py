@@ -8,12 +8,9 @@ again after an interruption.
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
-
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -21,6 +18,8 @@ sys.path.insert(0, str(ROOT))
 from src.config import command_line, exit_with_message, load, require  # noqa: E402
 from src.model.checkpoint import check_folder  # noqa: E402
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
+from src.training.launch import run_command, training_command  # noqa: E402
+from src.training.resume import check_output  # noqa: E402
 
 
 def prepare_command(config: ExperimentConfig) -> list[str]:
@@ -59,21 +58,11 @@ def check_data(data: DataConfig) -> bool:
     return True
 
 
-def train_command(config: ExperimentConfig, settings: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The training command, through accelerate where the config names a launch file, and its extra environment."""
-    if config.train.launch is None:
-        return [sys.executable, "-m", "src.training.train", *settings], {}
-    processes = yaml.safe_load(Path(config.train.launch).read_text())["num_processes"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config.train.launch]
-    return [*launcher, "-m", "src.training.train", *settings], {"NUM_PROCESSES": str(processes)}
-
-
 def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> None:
     """Run one stage; stop with its exit status if it fails."""
     print(f"\n== {stage}: {' '.join(command)}", flush=True)
     start = time.monotonic()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (extra or {})
-    status = subprocess.run(command, env=environment).returncode
+    status = run_command(command, {"PYTHONPATH": str(ROOT)} | (extra or {}))
     if status:
         sys.exit(status)
     print(f"== {stage}: done in {time.monotonic() - start:.0f} s", flush=True)
@@ -85,14 +74,15 @@ def run_experiment(path: str, overrides: list[str]) -> None:
     settings = [path, *overrides]
     # What can be known to fail is tried before hours of work.
     check_folder(config.teacher)
-    output.mkdir(parents=True, exist_ok=True)
+    training_command(config, settings)
+    check_output(output, 0)
     if not check_data(config.data):
         run("data", prepare_command(config))
     if not (output / "student").is_dir():
-        run("student", *train_command(config, settings))
+        run("student", *training_command(config, settings))
     if config.control and not (output / "control" / "student").is_dir():
         zero = [f"output_dir={output / 'control'}", "dscd.initial_lambda=0", "dscd.final_lambda=0"]
-        run("control (lambda = 0)", *train_command(config, settings + zero))
+        run("control (lambda = 0)", *training_command(config, settings + zero))
     if config.evaluate is None:
         print(f"\nstudent in {output}/student; evaluate it with the benchmark scripts")
         return

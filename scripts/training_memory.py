@@ -78,7 +78,7 @@ def main():
     add_shape_options(parser, "8b")
     parser.add_argument("--batch", type=int, default=4, help="rows per GPU")
     parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--chunk", type=int, default=256, help="dscd.loss_chunk")
+    parser.add_argument("--chunk", type=int, default=128, help="dscd.loss_chunk")
     arguments = parser.parse_args()
     require(min(arguments.batch, arguments.length, arguments.chunk) >= 1, "--batch, --length and --chunk start at 1")
     shape = shape_of(arguments)

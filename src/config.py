@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+TERMINATED = 143  # exit status after SIGTERM once a checkpoint is saved, 128 + 15 as a shell reports it
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names it and says what is allowed."""

@@ -81,7 +81,7 @@ class DSCDConfig:
     short_guards: bool = True
     lambda_schedule: Literal["cosine", "constant"] = "cosine"
     block_length: int = 32
-    loss_chunk: int = 256
+    loss_chunk: int = 128
 
     def __post_init__(self):
         for name in ("block_length", "loss_chunk"):
@@ -100,6 +100,10 @@ class TrainConfig:
     """Optimisation. epochs or max_steps (which wins) end a run; patience counts evaluations without a better loss.
 
     launch: an accelerate config file for several GPUs, null for one process. deepspeed settings live in that file.
+    global_batch: rows of one optimiser step over all processes; null = batch_size x accumulation x the processes of
+        the launch file. It never changes with NUM_PROCESSES: processes share the rows, in micro-batches of at most
+        batch_size. shard_teacher: spread the frozen teacher over the processes.
+    max_skipped_steps: steps whose loss or gradient is not finite to leave out before one stops the run.
     teacher_dtype: of a separate teacher's weights; auto is bfloat16 under bf16, else float32. compile: torch.compile
     on the blocks. group_by_length: micro-batches of rows of similar length. optimizer: adamw_8bit needs bitsandbytes.
     """
@@ -123,12 +127,20 @@ class TrainConfig:
     export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 42
     launch: str | None = None
+    global_batch: int | None = None
+    shard_teacher: bool = False
+    max_skipped_steps: int = 0
     teacher_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     compile: bool = False
     group_by_length: bool = False
 
     def __post_init__(self):
+        require(self.clip > 0, f"clip={self.clip} must be above 0; .inf never clips")
+        require(
+            self.global_batch is None or self.global_batch > 0, f"global_batch={self.global_batch} must be positive"
+        )
+        require(self.max_skipped_steps >= 0, f"max_skipped_steps={self.max_skipped_steps} must not be negative")
         for name in ("batch_size", "accumulation", "eval_every", "save_every", "log_every"):
             require(vars(self)[name] >= 1, f"{name}={vars(self)[name]} must be at least 1")
         require(self.learning_rate > 0, f"learning_rate={self.learning_rate} must be above 0")

@@ -110,7 +110,7 @@ def chunked_dscd_loss(
     clamp: float | None = None,
     consistency_at: torch.Tensor | None = None,
     counts: tuple[torch.Tensor, torch.Tensor] | None = None,
-    chunk: int = 256,
+    chunk: int = 128,
 ) -> DSCDLoss:
     """dscd_loss, equal in value and gradient, from hidden rows instead of logits; memory grows with `chunk` alone.
 

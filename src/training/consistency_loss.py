@@ -1,9 +1,6 @@
 """DSCD (CD4LM): the student, on a heavily masked answer, learns what the teacher says on a lightly masked one."""
 
-import math
-
 import torch
-from transformers import Trainer
 
 from src.diffusion.losses import DSCDLoss, dscd_loss
 from src.diffusion.masking import block_nested_masks, independent_masks, nested_masks
@@ -13,15 +10,16 @@ from src.settings import DSCDConfig
 from src.training.cad_eval import CADEvaluator
 from src.training.chunked_loss import Rows, chunked_dscd_loss
 from src.training.models import forward_both
-from src.training.sampler import LengthGroupedSampler
+from src.training.order import LengthGrouped
+from src.training.trainer import RunTrainer
 
 __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
 
 EVALUATION_STEP = -1  # stands in for the step when masks are drawn for evaluation, so that they never change
 
 
-class DSCDTrainer(Trainer):
-    """transformers' Trainer with the DSCD loss; batches are those of AnswerCollator.
+class DSCDTrainer(RunTrainer):
+    """RunTrainer with the DSCD loss; batches are those of AnswerCollator.
 
     Masks depend on (seed, optimiser step, example id) alone, and both losses are means over the positions of the
     whole optimiser step, so neither accumulation nor the number of processes nor a resume changes a run.
@@ -44,7 +42,6 @@ class DSCDTrainer(Trainer):
         self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
         # With the published clamp a loss is the mean of its own micro-batch, so the Trainer averages micro-batches.
         self.model_accepts_loss_kwargs = dscd.clamp is None
-        self._parts: list[tuple[int, torch.Tensor]] = []
         self._weight = dscd.initial_lambda
 
     def masks(self, inputs: dict, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -115,8 +112,17 @@ class DSCDTrainer(Trainer):
             model, inputs["attention_mask"], corrupted, teacher, loss, frozen=self.teacher, adapted=self.model
         )
         if self.model.training:
-            self._parts.append((step, parts[1:].detach()))
+            self.record("consistency", parts[1])
+            self.record("reconstruction", parts[2])
+            self.count("scored", scored.sum())
         return parts[0]
+
+    def step_values(self) -> dict[str, float]:
+        return {"lambda": self._weight}
+
+    def teacher_passes(self) -> int:
+        # With adapters there is no gradient of the base's matrices, a third of the student's work.
+        return int(self._weight > 0) - int(self.teacher is None)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimiser step, with the counts of positions that both losses are divided by."""
@@ -128,7 +134,8 @@ class DSCDTrainer(Trainer):
             _, teacher_masked, scored = self.masks(batch, self.state.global_step)
             counts += torch.stack((self.consistency_at(teacher_masked, scored).sum(), scored.sum())).to(device)
         # Gradients are averaged over processes; dividing by the mean count makes that the mean over all positions.
-        return batches, self.accelerator.reduce(counts, "mean").clamp(min=1)
+        self._divisors = self.accelerator.reduce(counts, "mean").clamp(min=1)
+        return batches, self._divisors
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.no_grad():
@@ -142,27 +149,9 @@ class DSCDTrainer(Trainer):
         return output
 
     def _get_train_sampler(self, train_dataset=None):
-        """The order of the data; _get_train_sampler is the Trainer's hook for it."""
+        order = super()._get_train_sampler(train_dataset)
         if not self.group_by_length:
-            return super()._get_train_sampler(train_dataset)
+            return order
         dataset = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(example["prompt"]) + len(example["answer"]) for example in dataset]
-        step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(lengths, step_rows, self.args.seed)
-
-    def log(self, logs: dict, start_time: float | None = None) -> None:
-        """Add the two parts, averaged over the optimiser steps since the last log, and lambda; stop at a bad loss."""
-        for name in ("loss", "grad_norm"):
-            if name in logs and not math.isfinite(logs[name]):
-                raise FloatingPointError(
-                    f"{name} is {logs[name]} at step {self.state.global_step}: lower the learning rate, or resume from "
-                    f"the last checkpoint in {self.args.output_dir}"
-                )
-        if "loss" in logs and self._parts:
-            # Micro-batches of one step add up to its loss; under the published clamp they are averaged.
-            steps = len({step for step, _ in self._parts}) if self.dscd.clamp is None else len(self._parts)
-            total = torch.stack([part for _, part in self._parts]).sum(dim=0) / steps
-            consistency, reconstruction = self.accelerator.reduce(total, "mean").tolist()
-            logs |= {"consistency": consistency, "reconstruction": reconstruction, "lambda": self._weight}
-            self._parts.clear()
-        super().log(logs, start_time)
+        return LengthGrouped(order, lengths, self.rows_per_step(), self.args.seed)

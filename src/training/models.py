@@ -60,26 +60,33 @@ def teacher_dtype(config: TrainConfig) -> torch.dtype:
     return low_precision(config) if config.teacher_dtype == "auto" else getattr(torch, config.teacher_dtype)
 
 
-def build_models(config: ExperimentConfig, *, sharded: bool) -> tuple[torch.nn.Module, LLaDAModelLM | None]:
-    """Student and teacher; the teacher is None with LoRA, where it is the student with its adapters off.
+def build_teacher(config: ExperimentConfig) -> LLaDAModelLM | None:
+    """The frozen teacher, or None with LoRA, where it is the student with its adapters off."""
+    if config.lora is not None:
+        return None
+    teacher = LLaDAModelLM.from_pretrained(config.teacher, dtype=teacher_dtype(config.train))
+    compile_blocks(teacher, config.train)
+    return teacher
 
-    sharded: a launcher keeps float32 masters itself; else a fully trained student's own weights are the masters.
-    LoRA's base never changes, so it is kept in low precision, and its adapters in float32.
+
+def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch.nn.Module:
+    """The student: every weight trained, or with adapters on a base that never changes.
+
+    masters_elsewhere: DeepSpeed keeps float32 masters itself; else a fully trained student's own weights are them.
+    LoRA's base is kept in low precision, its adapters in float32.
     """
     low = low_precision(config.train)
-    if config.lora is not None:
-        in_parts = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-        require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
-        from src.training.lora import add_adapters  # needs peft, which nothing else does
+    if config.lora is None:
+        student = LLaDAModelLM.from_pretrained(config.teacher, dtype=low if masters_elsewhere else torch.float32)
+        compile_blocks(student, config.train)
+        return student
+    in_parts = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
+    from src.training.lora import add_adapters  # needs peft, which nothing else does
 
-        base = LLaDAModelLM.from_pretrained(config.teacher, dtype=low)
-        compile_blocks(base, config.train)
-        return add_adapters(base, config.lora), None
-    student = LLaDAModelLM.from_pretrained(config.teacher, dtype=low if sharded else torch.float32)
-    teacher = LLaDAModelLM.from_pretrained(config.teacher, dtype=teacher_dtype(config.train))
-    for model in (student, teacher):
-        compile_blocks(model, config.train)
-    return student, teacher
+    base = LLaDAModelLM.from_pretrained(config.teacher, dtype=low)
+    compile_blocks(base, config.train)
+    return add_adapters(base, config.lora)
 
 
 def compile_blocks(model: LLaDAModelLM, config: TrainConfig) -> None:

@@ -6,12 +6,13 @@ Run the same command again to resume from the last checkpoint.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
-from src.config import command_line, exit_with_message, load, require
+from src.config import command_line, dump, exit_with_message, load, require
 from src.data.examples import AnswerCollator, encode_answer, encode_prompt
 from src.data.tiny_task import make_row
 from src.data.tiny_tokenizer import build_tokenizer
@@ -22,7 +23,8 @@ from src.diffusion.noise import row_keys, uniform
 from src.model import LLaDAConfig, LLaDAModelLM
 from src.settings import FormatConfig
 from src.training.optimizer import MuonAdamW
-from src.training.resume import last_checkpoint
+from src.training.resume import check_output, check_resume, last_checkpoint, run_bytes
+from src.training.trainer import RunTrainer
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def mixed_masks(answer: torch.Tensor, keys: torch.Tensor, block_share: float, bl
     return masked, scored
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(RunTrainer):
     """The masked diffusion loss over fresh masks at every step."""
 
     def __init__(self, *args, config: PretrainConfig, **kwargs):
@@ -113,12 +115,17 @@ class PretrainTrainer(Trainer):
         keys = row_keys(inputs["example_id"], self.config.seed)
         masked, scored = mixed_masks(answer, keys, self.config.block_share, self.config.block_lengths)
         x = x0.masked_fill(masked, self.model.config.mask_token_id)
-        output = model(input_ids=x, attention_mask=inputs["attention_mask"], logits_at=scored)
-        return masked_diffusion_loss(output.logits, x0, scored)
+        self.count("scored", scored.sum())
+        logits = model(input_ids=x, attention_mask=inputs["attention_mask"], logits_at=scored).logits
+        return masked_diffusion_loss(logits, x0, scored)
 
 
 def pretrain(config: PretrainConfig) -> None:
     """Train, resuming if a checkpoint is there, and save the teacher in the released layout in bf16."""
+    output = Path(config.output_dir)
+    last = last_checkpoint(output / "checkpoints")
+    if last:
+        check_resume(config, output, free=("output_dir", "block_length"))
     tokenizer = build_tokenizer()
     model_config = LLaDAConfig(
         d_model=config.shape.d_model,
@@ -150,6 +157,7 @@ def pretrain(config: PretrainConfig) -> None:
         save_total_limit=2,
         remove_unused_columns=False,
         report_to=[],
+        logging_nan_inf_filter=False,
         seed=config.seed,
         torch_compile=config.compile,
         use_cpu=not torch.cuda.is_available(),
@@ -158,11 +166,14 @@ def pretrain(config: PretrainConfig) -> None:
         model,
         arguments,
         config=config,
+        folder=output,
         train_dataset=EndlessTask(config.steps * config.batch_size, config.seed, tokenizer, config.format),
         data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
         optimizers=(optimizer, None),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(arguments.output_dir))
+    check_output(output, run_bytes(model.num_parameters()))
+    dump(config, output / "config.yaml")
+    trainer.train(resume_from_checkpoint=last)
     model.to(torch.bfloat16).save_pretrained(config.output_dir)
     tokenizer.save_pretrained(config.output_dir)
     GenerationSettings(gen_length=config.format.answer_length, block_length=config.block_length).save(config.output_dir)

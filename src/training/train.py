@@ -1,16 +1,14 @@
 """Distil a student with DSCD.
 
     python -m src.training.train configs/tiny.yaml [key=value ...]
-    accelerate launch --config_file configs/accelerate_zero2_8gpu.yaml -m src.training.train configs/llada_8b_gsm8k.yaml
+    python -m src.training.launch configs/llada_8b_gsm8k.yaml        # several processes
 
 Writes <output_dir>/student (released layout, with tokenizer), training_log.jsonl and config.yaml. Run the same command
-again to resume from the last checkpoint.
+again to resume from the last checkpoint; after SIGTERM a checkpoint is saved and the exit status is 143.
 """
 
-import json
-import os
+import math
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,34 +17,53 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from src.config import command_line, dump, exit_with_message, load, require
 from src.data.examples import AnswerCollator, AnswerDataset
 from src.data.rows import read_jsonl
-from src.decoding.generation_settings import GenerationSettings
-from src.model import LLaDAConfig
+from src.model import LLaDAConfig, LLaDAModelLM
 from src.model.loading import load_tokenizer
 from src.settings import ExperimentConfig, TrainConfig
 from src.training.cad_eval import CADEvaluator, score_of
 from src.training.consistency_loss import DSCDTrainer
-from src.training.models import build_models, check_fit, check_packages
-from src.training.resume import last_checkpoint
+from src.training.consolidate import full_weights, write_released
+from src.training.models import build_student, build_teacher, check_fit, check_packages
+from src.training.processes import (
+    check_world_size,
+    on_cpu,
+    prepare_deepspeed,
+    processes_asked,
+    rows_per_step,
+    shard_frozen,
+    split_step,
+)
+from src.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
+
+NOT_TRAINING = ("output_dir", "evaluate", "control")  # settings that a resumed run may change
 
 
-def training_arguments(config: TrainConfig, checkpoints: Path, *, cad_eval: bool = False) -> TrainingArguments:
-    """Our settings in transformers' words; cad_eval: the best checkpoint is the one CAD does best with."""
+def training_arguments(
+    config: TrainConfig, examples: int, checkpoints: Path, *, cad_eval: bool = False
+) -> TrainingArguments:
+    """Our settings in transformers' words, for a data set of so many examples.
+
+    cad_eval: the best checkpoint is the one CAD does best with, instead of the one with the least loss.
+    """
+    processes = processes_asked(config)
+    batch_size, accumulation = split_step(config, processes)
+    steps = math.ceil(config.epochs * examples / rows_per_step(config))
     return TrainingArguments(
         output_dir=str(checkpoints),
-        num_train_epochs=config.epochs,
-        max_steps=-1 if config.max_steps is None else config.max_steps,
+        max_steps=steps if config.max_steps is None else config.max_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
         eval_strategy="steps",
         eval_steps=config.eval_every,
         save_steps=config.save_every,
-        save_total_limit=2,
+        save_total_limit=KEPT_CHECKPOINTS,
+        restore_callback_states_from_checkpoint=True,  # patience goes on counting after a resume
         load_best_model_at_end=config.patience is not None or cad_eval,
         metric_for_best_model="cad_score" if cad_eval else None,
         greater_is_better=True if cad_eval else None,
@@ -61,7 +78,9 @@ def training_arguments(config: TrainConfig, checkpoints: Path, *, cad_eval: bool
         label_names=[],
         report_to=[],
         logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead of vanishing from the log
-        use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if on_cpu() and processes > 1 else None,
+        use_cpu=on_cpu(),
     )
 
 
@@ -75,40 +94,30 @@ def load_split(config: ExperimentConfig, split: str, tokenizer, limit: int | Non
     return dataset
 
 
-def check_resume(config: ExperimentConfig, output: Path) -> None:
-    """Refuse to continue a run whose settings were others, naming the first difference."""
-    saved = load(ExperimentConfig, output / "config.yaml")
-    for section in ("teacher", "data", "format", "dscd", "train", "lora"):
-        before, now = vars(saved)[section], vars(config)[section]
-        if before != now:
-            if section != "teacher" and before is not None and now is not None:
-                key = next(k for k in asdict(now) if asdict(before)[k] != asdict(now)[k])
-                section, before, now = f"{section}.{key}", asdict(before)[key], asdict(now)[key]
-            raise ValueError(
-                f"{output} was started with {section}={before}, not {now}: resume with that or use another folder"
-            )
+def parameter_count(config: LLaDAConfig) -> int:
+    """Parameters of a model of this shape, however its weights are spread over processes."""
+    with torch.device("meta"):
+        return LLaDAModelLM(config).num_parameters()
 
 
-def save_student(trainer: DSCDTrainer, tokenizer, config: ExperimentConfig, output: Path) -> None:
+def bytes_to_write(trainer: DSCDTrainer, config: ExperimentConfig) -> int:
+    """What checkpoints and student take on disk at most; of a student with adapters, checkpoints hold those alone."""
+    whole = parameter_count(trainer.model.config)
+    if config.lora is None:
+        return run_bytes(whole)
+    return run_bytes(sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)) + 4 * whole
+
+
+def save_student(trainer: DSCDTrainer, config: ExperimentConfig, output: Path) -> None:
     """Write the student in the released layout; the folder appears only when it is complete."""
-    partial = output / "student.partial"
-    if config.lora is not None:
-        save_merged(trainer, config, partial)
-    else:
-        trainer.model.to(getattr(torch, config.train.export_dtype))
-        trainer.save_model(str(partial))  # consolidates sharded weights
+    weights = full_weights(trainer) if config.lora is None else merged_weights(trainer)
     if trainer.is_world_process_zero():
-        (partial / "training_args.bin").unlink(missing_ok=True)
-        tokenizer.save_pretrained(partial)
-        GenerationSettings.load(config.teacher).save(partial)
-        lines = [json.dumps(entry) + "\n" for entry in trainer.state.log_history]
-        (output / "training_log.jsonl").write_text("".join(lines))
-        partial.rename(output / "student")
+        write_released(weights, trainer.model.config, config.train.export_dtype, config.teacher, output / "student")
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
 
 
-def save_merged(trainer: DSCDTrainer, config: ExperimentConfig, folder: Path) -> None:
-    """Write the student with its adapters merged, after comparing its logits with those before."""
+def merged_weights(trainer: DSCDTrainer) -> dict[str, torch.Tensor]:
+    """The student's weights with its adapters added, after comparing its logits with those before."""
     from src.training.lora import merge_adapters  # needs peft, which nothing else does
 
     rows = [trainer.eval_dataset[i] for i in range(min(4, len(trainer.eval_dataset)))]
@@ -116,7 +125,7 @@ def save_merged(trainer: DSCDTrainer, config: ExperimentConfig, folder: Path) ->
     merged, change = merge_adapters(trainer.model, batch)
     if trainer.is_world_process_zero():
         print(f"adapters merged: logits changed by {change:.1e} of their norm")
-        merged.to(getattr(torch, config.train.export_dtype)).save_pretrained(folder)
+    return merged.state_dict()
 
 
 def cad_evaluator(config: ExperimentConfig, tokenizer) -> CADEvaluator | None:
@@ -127,26 +136,29 @@ def cad_evaluator(config: ExperimentConfig, tokenizer) -> CADEvaluator | None:
     return CADEvaluator(rows, tokenizer, config.format, config.cad_eval, score_of(config.cad_eval.metric))
 
 
-def train(config: ExperimentConfig) -> None:
-    """Distil, resuming if checkpoints are there. Raises ValueError for unusable input before any training."""
-    output = Path(config.output_dir)
-    require(
-        not (output / "student").exists(), f"{output}/student exists: the run is complete; delete it to train again"
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoints = output / "checkpoints"
-    last = last_checkpoint(checkpoints)
-    if last:
-        check_resume(config, output)
-    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
+def build_trainer(config: ExperimentConfig, output: Path) -> DSCDTrainer:
+    """Student, teacher and data, ready to train. Raises ValueError for unusable input."""
+    prepare_deepspeed()
     set_seed(config.train.seed)
     check_packages(config)
-    arguments = training_arguments(config.train, checkpoints, cad_eval=config.cad_eval is not None)
     tokenizer = load_tokenizer(config.teacher)
     check_fit(LLaDAConfig.from_pretrained(config.teacher), tokenizer, config.format, config.teacher)
-    rows = load_split(config, "train", tokenizer), load_split(config, "validation", tokenizer, config.train.eval_rows)
+    data = load_split(config, "train", tokenizer)
+    held_out = load_split(config, "validation", tokenizer, config.train.eval_rows)
     evaluator = cad_evaluator(config, tokenizer)
-    student, teacher = build_models(config, sharded=arguments.deepspeed_plugin is not None)
+    # Before the arguments: once they exist, ZeRO-3 would partition the teacher too, which only its own engine can run.
+    teacher = build_teacher(config)
+    arguments = training_arguments(
+        config.train, len(data), output / "checkpoints", cad_eval=config.cad_eval is not None
+    )
+    require(
+        arguments.world_size == processes_asked(config.train) and arguments.n_gpu <= 1,
+        f"{arguments.world_size} processes see each other and each sees {max(1, arguments.n_gpu)} device(s), but "
+        f"{processes_asked(config.train)} were asked for: start with python -m src.training.launch",
+    )
+    if config.train.shard_teacher and teacher is not None:
+        shard_frozen(teacher.requires_grad_(False), teacher.model.transformer["blocks"], arguments.device)
+    student = build_student(config, masters_elsewhere=arguments.deepspeed_plugin is not None)
     trainer = DSCDTrainer(
         student,
         arguments,
@@ -154,26 +166,37 @@ def train(config: ExperimentConfig) -> None:
         dscd=config.dscd,
         cad_eval=evaluator,
         group_by_length=config.train.group_by_length,
-        train_dataset=rows[0],
-        eval_dataset=rows[1],
+        folder=output,
+        max_skipped_steps=config.train.max_skipped_steps,
+        train_dataset=data,
+        eval_dataset=held_out,
         data_collator=AnswerCollator(tokenizer.pad_token_id, config.format.attend_padding),
         callbacks=[] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
     )
+    return trainer
+
+
+def train(config: ExperimentConfig) -> None:
+    """Distil, resuming if checkpoints are there. Raises ValueError for unusable input before any training."""
+    output = Path(config.output_dir)
+    require(
+        not (output / "student").exists(), f"{output}/student exists: the run is complete; delete it to train again"
+    )
+    last = last_checkpoint(output / "checkpoints")
+    if last:
+        check_resume(config, output, free=NOT_TRAINING)
+    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
+    trainer = build_trainer(config, output)
     if trainer.is_world_process_zero():
+        check_output(output, bytes_to_write(trainer, config))
         dump(config, output / "config.yaml")
     trainer.train(resume_from_checkpoint=last)
-    save_student(trainer, tokenizer, config, output)
-
-
-def check_world_size() -> None:
-    """Stop if fewer processes run than were asked for, which launchers do without a word."""
-    asked, running = os.environ.get("NUM_PROCESSES"), int(os.environ.get("WORLD_SIZE", "1"))
-    require(asked is None or int(asked) == running, f"NUM_PROCESSES={asked} but {running} run: check the launch file")
+    save_student(trainer, config, output)
 
 
 def main():
     config = load(ExperimentConfig, *command_line(__doc__))
-    check_world_size()
+    check_world_size(config.train)
     train(config)
 
 

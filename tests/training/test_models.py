@@ -6,7 +6,7 @@ import torch
 from src.config import build
 from src.model import LLaDAConfig
 from src.settings import ExperimentConfig, FormatConfig, TrainConfig
-from src.training.models import build_models, check_fit, check_packages, compile_blocks
+from src.training.models import build_student, build_teacher, check_fit, check_packages, compile_blocks
 from tests.conftest import ROOT, random_model
 from tests.training.test_trainer import losses, trainer
 
@@ -52,12 +52,13 @@ def dtypes(model) -> set[torch.dtype]:
 
 
 def test_precision_of_student_and_teacher():
-    student, teacher = build_models(experiment(train={"bf16": True}), sharded=False)
-    assert dtypes(student) == {torch.float32} and dtypes(teacher) == {torch.bfloat16}
-    student, teacher = build_models(experiment(train={"bf16": True, "teacher_dtype": "float32"}), sharded=True)
-    assert dtypes(student) == {torch.bfloat16} and dtypes(teacher) == {torch.float32}
-    student, teacher = build_models(experiment(train={"bf16": True}, lora={"rank": 2}), sharded=False)
-    assert teacher is None
+    plain, kept = experiment(train={"bf16": True}), experiment(train={"bf16": True, "teacher_dtype": "float32"})
+    assert dtypes(build_teacher(plain)) == {torch.bfloat16} and dtypes(build_teacher(kept)) == {torch.float32}
+    assert dtypes(build_student(plain, masters_elsewhere=False)) == {torch.float32}
+    assert dtypes(build_student(plain, masters_elsewhere=True)) == {torch.bfloat16}
+    adapted = experiment(train={"bf16": True}, lora={"rank": 2})
+    assert build_teacher(adapted) is None
+    student = build_student(adapted, masters_elsewhere=False)
     assert {p.dtype for p in student.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in student.parameters() if not p.requires_grad} == {torch.bfloat16}
 
@@ -65,7 +66,7 @@ def test_precision_of_student_and_teacher():
 def test_lora_refuses_a_launch_that_shards_weights(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="DDP or ZeRO-2"):
-        build_models(experiment(lora={}), sharded=False)
+        build_student(experiment(lora={}), masters_elsewhere=False)
 
 
 @pytest.mark.slow

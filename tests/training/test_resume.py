@@ -1,6 +1,23 @@
-"""Only a complete checkpoint is resumed from."""
+"""Interrupted runs: killed or stopped at any step they go on as if nothing had happened, or refuse to."""
 
-from src.training.resume import last_checkpoint
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from src.config import TERMINATED, build, dump
+from src.training.consolidate import consolidate
+from src.training.pretrain import PretrainConfig, pretrain
+from src.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
+from src.training.train import NOT_TRAINING, build_trainer, parameter_count, train
+from tests.training.worlds import LOSSES, config, steps, write_teacher_and_data
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
@@ -10,3 +27,172 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
         if state is not None:
             (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+class TestOtherSettings:
+    def test_every_setting_of_training_counts(self, tmp_path):
+        before = config(tmp_path, "run")
+        dump(before, tmp_path / "config.yaml")
+        check_resume(before, tmp_path, free=NOT_TRAINING)
+        check_resume(dataclasses.replace(before, output_dir="moved", control=True), tmp_path, free=NOT_TRAINING)
+        for section in ("data", "format", "dscd", "train"):
+            part = vars(before)[section]
+            for field in dataclasses.fields(part):
+                changed = dataclasses.replace(before, **{section: changed_field(part, field.name)})
+                if changed != before:
+                    with pytest.raises(ValueError, match=f"started with {section}.{field.name}="):
+                        check_resume(changed, tmp_path, free=NOT_TRAINING)
+
+    def test_all_differences_are_named(self, tmp_path):
+        before = config(tmp_path, "run")
+        dump(before, tmp_path / "config.yaml")
+        with pytest.raises(ValueError, match=r"teacher=.*, not x, train.seed=42, not 1"):
+            check_resume(
+                dataclasses.replace(before, teacher="x", train=dataclasses.replace(before.train, seed=1)), tmp_path
+            )
+
+    def test_checkpoints_without_settings_are_not_trusted(self, tmp_path):
+        with pytest.raises(ValueError, match="no config.yaml"):
+            check_resume(config(tmp_path, "run"), tmp_path)
+
+
+def changed_field(part, name: str):
+    """A copy of a section with one numeric setting moved by a little; unchanged for settings of other kinds."""
+    value = vars(part)[name]
+    if isinstance(value, bool):
+        return dataclasses.replace(part, **{name: not value})
+    if isinstance(value, int):
+        return dataclasses.replace(part, **{name: value + 1})
+    if isinstance(value, float):
+        return dataclasses.replace(part, **{name: value * 0.99 or 0.01})
+    return part
+
+
+class TestOutput:
+    def test_too_little_space_stops_before_training(self, tmp_path):
+        with pytest.raises(ValueError, match="GB free but the run may write 1000000000.0 GB more"):
+            check_output(tmp_path, 10**18)
+
+    def test_what_is_there_already_counts(self, tmp_path):
+        (tmp_path / "old").write_bytes(b"0" * 4096)
+        check_output(tmp_path, shutil.disk_usage(tmp_path).free - 10**8)
+        assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+    def test_a_place_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OSError, match="file"):
+            check_output(tmp_path / "file/run", 0)
+
+    def test_the_estimate_covers_what_a_run_writes(self, tmp_path):
+        """Three checkpoints at once, and the student: the weights and both moments of each, in float32."""
+        write_teacher_and_data(tmp_path)
+        trainer = build_trainer(config(tmp_path, "out", max_steps=1), tmp_path / "out")
+        trainer.train()
+        checkpoint = Path(last_checkpoint(tmp_path / "out/checkpoints"))
+        size = sum((checkpoint / name).stat().st_size for name in ("model.safetensors", "optimizer.pt"))
+        parameters = parameter_count(trainer.model.config)
+        assert 0.8 * size * (KEPT_CHECKPOINTS + 1) < run_bytes(parameters) < 1.5 * size * (KEPT_CHECKPOINTS + 1)
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Processes that start at once: a server has imported training before, so that kills come while it trains."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["src.training.train", "src.training.pretrain"])
+    return context
+
+
+def wait_for_steps(process, folder, count: int) -> None:
+    """Return when the log has so many steps, or the process has ended."""
+    log, deadline = folder / "training_log.jsonl", time.monotonic() + 240
+    while process.is_alive() and not (log.is_file() and log.read_text().count('"grad_norm"') >= count):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def run_killed(forks, target, run, folder, after: list[int]) -> None:
+    """Start the run again and again, each time with SIGKILL once its log has so many steps, then to the end."""
+    for count in after:
+        process = forks.Process(target=target, args=(run,))
+        process.start()
+        wait_for_steps(process, folder, count)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    process = forks.Process(target=target, args=(run,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.slow
+class TestInterrupted:
+    @pytest.fixture(scope="class")
+    def world(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("world")
+        write_teacher_and_data(folder)
+        train(config(folder, "whole", max_steps=12))
+        return folder
+
+    def test_killed_at_several_steps_equals_uninterrupted(self, world, forks):
+        run_killed(forks, train, config(world, "killed", max_steps=12), world / "killed", [1, 3, 6, 9])
+        self.same(world, "killed")
+
+    def same(self, world, name):
+        whole, other = steps(world / "whole"), steps(world / name)
+        assert [step["step"] for step in other] == list(range(1, 13))
+        for key in LOSSES:
+            assert [step[key] for step in other] == [step[key] for step in whole], key
+        expected = load_file(world / "whole/student/model.safetensors")
+        for key, tensor in load_file(world / name / "student/model.safetensors").items():
+            assert torch.equal(tensor, expected[key])
+
+    def test_sigterm_saves_exits_with_143_and_resumes(self, world, forks):
+        run = config(world, "stopped", max_steps=12, save_every=100)
+        process = forks.Process(target=train, args=(run,))
+        process.start()
+        wait_for_steps(process, world / "stopped", 5)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join()
+        assert process.exitcode == TERMINATED
+        checkpoint = last_checkpoint(world / "stopped/checkpoints")
+        step = len(steps(world / "stopped"))
+        assert checkpoint.endswith(f"checkpoint-{step}") and 5 <= step < 12
+        train(run)
+        self.same(world, "stopped")
+
+    def test_a_checkpoint_becomes_a_released_one(self, world, forks):
+        run = config(world, "cut", max_steps=12, save_every=2)
+        process = forks.Process(target=train, args=(run,))
+        process.start()
+        wait_for_steps(process, world / "cut", 4)
+        process.kill()
+        process.join()
+        checkpoint = world / "cut/checkpoints/checkpoint-2"
+        consolidate(checkpoint, world / "merged")
+        saved, merged = (load_file(f / "model.safetensors") for f in (checkpoint, world / "merged"))
+        assert saved.keys() == merged.keys() and all(torch.equal(saved[key], merged[key]) for key in saved)
+        assert (world / "merged/tokenizer.json").is_file() and (world / "merged/generation_config.json").is_file()
+        with pytest.raises(ValueError, match="exists: choose another folder"):
+            consolidate(checkpoint, world / "merged")
+        with pytest.raises(ValueError, match="is not a checkpoint of training"):
+            consolidate(world / "teacher", world / "other")
+
+    def test_a_killed_pretraining_equals_an_uninterrupted_one(self, tmp_path, forks):
+        tree = {
+            "steps": 12,
+            "batch_size": 8,
+            "warmup_steps": 1,
+            "save_every": 2,
+            "shape": {"d_model": 32, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 32},
+            "format": {"answer_length": 40, "max_length": 128},
+        }
+        whole, killed = (build(PretrainConfig, tree | {"output_dir": str(tmp_path / n)}) for n in ("whole", "killed"))
+        pretrain(whole)
+        run_killed(forks, pretrain, killed, tmp_path / "killed", [1, 5, 8])
+        a, b = steps(tmp_path / "whole"), steps(tmp_path / "killed")
+        assert [(s["step"], s["loss"], s["grad_norm"]) for s in a] == [
+            (s["step"], s["loss"], s["grad_norm"]) for s in b
+        ]
+        with pytest.raises(ValueError, match="started with batch_size=8, not 4"):
+            pretrain(dataclasses.replace(killed, batch_size=4))

@@ -24,7 +24,14 @@ UNSET = object()
 
 
 def trainer(
-    folder, *, dscd: DSCDConfig | None = None, model=None, teacher=UNSET, group_by_length=False, **changes
+    folder,
+    *,
+    dscd: DSCDConfig | None = None,
+    model=None,
+    teacher=UNSET,
+    group_by_length=False,
+    max_skipped_steps: int = 0,
+    **changes,
 ) -> DSCDTrainer:
     """A small trainer; its teacher is another random model unless one is given (None: the model's own adapters off)."""
     settings = {
@@ -48,6 +55,7 @@ def trainer(
         teacher=random_model(init_std=0.2) if teacher is UNSET else teacher,
         group_by_length=group_by_length,
         dscd=dscd or DSCDConfig(short_guards=False),
+        max_skipped_steps=max_skipped_steps,
         train_dataset=examples(),
         eval_dataset=examples()[:8],
         data_collator=AnswerCollator(pad_id=57),
@@ -159,14 +167,6 @@ def test_without_a_teacher_forward_at_lambda_zero(tmp_path):
     assert not calls
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    run = trainer(tmp_path, logging_nan_inf_filter=False)
-    with torch.no_grad():
-        run.model.get_output_embeddings().weight[0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
-        run.train()
-
-
 ABLATIONS = [
     {},
     {"temperature": 1.0},
@@ -188,6 +188,7 @@ def test_the_step_is_dscd_loss_on_full_logits(tmp_path, options, training):
     """Value and gradient of every parameter, for every ablation option."""
     run = trainer(tmp_path, dscd=DSCDConfig(**options))
     run.state.max_steps, run.state.global_step = 6, 3
+    run.current_gradient_accumulation_steps = 1  # set by the Trainer's loop
     run.model.train(training)
     batch = AnswerCollator(pad_id=57)(examples()[:6])
     found = run.compute_loss(run.model, batch)

@@ -1,0 +1,109 @@
+"""One safetensors checkpoint in the released layout, from sharded weights.
+
+    python -m src.training.consolidate outputs/run/checkpoints/checkpoint-200 outputs/run_at_200
+
+reads a checkpoint of plain, DDP, ZeRO or FSDP training; training does the same at its end by itself.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from src.config import exit_with_message, load, require
+from src.decoding.generation_settings import GenerationSettings
+from src.model import LLaDAConfig, LLaDAModelLM
+from src.model.loading import load_tokenizer
+from src.settings import ExperimentConfig
+
+
+def zero_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The float32 masters of a DeepSpeed checkpoint, gathered from the files of all its processes."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    return dict(get_fp32_state_dict_from_zero_checkpoint(str(checkpoint)))
+
+
+def fsdp_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights of a sharded FSDP checkpoint."""
+    from accelerate.utils import merge_fsdp_weights
+
+    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
+        merge_fsdp_weights(str(checkpoint / "pytorch_model_fsdp_0"), folder)
+        return load_file(Path(folder) / "model.safetensors")
+
+
+def whole_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights of one or several safetensors files."""
+    index = checkpoint / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    return {key: tensor for name in names for key, tensor in load_file(checkpoint / name).items()}
+
+
+def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All weights of a checkpoint on the CPU, in the highest precision it holds. Raises ValueError if there are none."""
+    if (checkpoint / "latest").is_file():
+        return zero_weights(checkpoint)
+    if (checkpoint / "pytorch_model_fsdp_0").is_dir():
+        return fsdp_weights(checkpoint)
+    require(
+        any(checkpoint.glob("model*.safetensors")),
+        f"{checkpoint} holds no weights: pass a checkpoint-N folder of training",
+    )
+    return whole_weights(checkpoint)
+
+
+def full_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The student's weights at the end of training, gathered on the first process; every process must call it."""
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return trainer.model.state_dict()
+
+
+def write_released(
+    weights: dict[str, torch.Tensor], config: LLaDAConfig, dtype: str, tokenizer_from: str, out: Path
+) -> None:
+    """Write weights, config, tokenizer and generation settings; `out` appears only when it is complete and loads."""
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    kind = getattr(torch, dtype)
+    with torch.device("meta"):
+        model = LLaDAModelLM(config).to(kind)
+    missing = model.state_dict().keys() ^ weights.keys()
+    require(not missing, f"{len(missing)} weights do not fit the model, first {min(missing, default='')}")
+    model.save_pretrained(partial, state_dict={key: tensor.to(kind).contiguous() for key, tensor in weights.items()})
+    load_tokenizer(tokenizer_from).save_pretrained(partial)
+    GenerationSettings.load(tokenizer_from).save(partial)
+    partial.rename(out)
+
+
+def consolidate(checkpoint: Path, out: Path) -> None:
+    """A checkpoint-N folder of training to `out`. Raises ValueError for a folder that is none or an `out` that exists."""
+    settings = checkpoint.parent.parent / "config.yaml"
+    require(checkpoint.is_dir(), f"{checkpoint} does not exist: pass a checkpoint-N folder of training")
+    require(settings.is_file(), f"{settings} does not exist: {checkpoint} is not a checkpoint of training")
+    require(not out.exists(), f"{out} exists: choose another folder")
+    experiment = load(ExperimentConfig, settings)
+    config = LLaDAConfig.from_pretrained(experiment.teacher)
+    write_released(read_weights(checkpoint), config, experiment.train.export_dtype, experiment.teacher, out)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint-N folder of a run")
+    parser.add_argument("out", type=Path, help="folder to make")
+    arguments = parser.parse_args()
+    consolidate(arguments.checkpoint, arguments.out)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

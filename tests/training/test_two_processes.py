@@ -1,0 +1,91 @@
+"""One process and two, through every way of sharding that a CPU can run, compute the same run."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from src.config import load
+from src.settings import ExperimentConfig
+from src.training.consolidate import consolidate
+from src.training.launch import training_command
+from src.training.train import train
+from tests.conftest import ROOT
+from tests.training.worlds import LOSSES, config, steps, write_config, write_teacher_and_data
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with teacher and data, and the run of one process in `one`."""
+    folder = tmp_path_factory.mktemp("world")
+    write_teacher_and_data(folder)
+    train(config(folder, "one"))
+    return folder
+
+
+def cpu_launch_file(folder: Path, name: str) -> str:
+    """A shipped launch file with two processes on a CPU."""
+    tree = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(tree | {"num_processes": 2, "use_cpu": True, "mixed_precision": "no"}))
+    return str(path)
+
+
+def start(path: Path) -> subprocess.Popen:
+    words, environment = training_command(load(ExperimentConfig, path), [str(path)])
+    log = open(path.with_suffix(".log"), "a")  # noqa: SIM115
+    return subprocess.Popen(words, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
+
+
+def check_same(folder: Path, name: str) -> None:
+    """Losses and weights of a run are those of one process."""
+    one, two = steps(folder / "one"), steps(folder / name)
+    for key in LOSSES:
+        assert [s[key] for s in two] == pytest.approx([s[key] for s in one], rel=1e-5, abs=1e-6), key
+    expected = load_file(folder / "one/student/model.safetensors")
+    for key, tensor in load_file(folder / name / "student/model.safetensors").items():
+        torch.testing.assert_close(tensor, expected[key], atol=1e-4, rtol=1e-4)
+
+
+def test_ddp_with_a_sharded_teacher(world, monkeypatch):
+    monkeypatch.setenv("NUM_PROCESSES", "2")
+    run = write_config(world, "ddp", shard_teacher=True)
+    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    check_same(world, "ddp")
+
+
+def test_zero2(world):
+    pytest.importorskip("deepspeed")
+    run = write_config(world, "zero2", global_batch=8, launch=cpu_launch_file(world, "accelerate_zero2_8gpu"))
+    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    check_same(world, "zero2")
+
+
+def test_zero3_stopped_by_sigterm_consolidated_and_resumed(world):
+    pytest.importorskip("deepspeed")
+    run = write_config(world, "zero3", global_batch=8, launch=cpu_launch_file(world, "accelerate_zero3_8gpu"))
+    process, deadline = start(run), time.monotonic() + 400
+    log = world / "zero3/training_log.jsonl"
+    while not (log.is_file() and log.read_text().count('"loss"') >= 2):
+        assert process.poll() is None and time.monotonic() < deadline, run.with_suffix(".log").read_text()[-3000:]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() != 0
+    said = run.with_suffix(".log").read_text()
+    assert "stopped by SIGTERM: checkpoint of step" in said
+    (checkpoint,) = sorted((world / "zero3/checkpoints").glob("checkpoint-*"))[-1:]
+    consolidate(checkpoint, world / "merged")
+    merged = load_file(world / "merged/model.safetensors")
+    plain = load_file(checkpoint / "model.safetensors")  # what rank 0 gathered itself
+    assert merged.keys() == plain.keys()
+    assert all(torch.equal(merged[key], plain[key]) for key in merged)
+    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    check_same(world, "zero3")

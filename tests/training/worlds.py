@@ -1,0 +1,74 @@
+"""A world small enough to train in a second: a random teacher with the embedded tokenizer, data, and a config."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from src.config import build
+from src.data.rows import read_jsonl
+from src.data.tiny_task import make_row
+from src.data.tiny_tokenizer import build_tokenizer
+from src.decoding.generation_settings import GenerationSettings
+from src.settings import ExperimentConfig
+from tests.conftest import random_model
+
+ROWS = 22  # no multiple of the rows of a step, so that a pass over the data ends inside one
+TRAIN = {
+    "max_steps": 6,
+    "learning_rate": 1e-2,
+    "schedule": "linear",
+    "warmup_steps": 0,
+    "batch_size": 4,
+    "accumulation": 2,
+    "eval_every": 3,
+    "save_every": 2,
+    "log_every": 4,
+    "patience": None,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "export_dtype": "float32",
+}
+
+
+def write_teacher_and_data(folder: Path) -> None:
+    tokenizer = build_tokenizer()
+    ids = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = random_model(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **ids)
+    model.save_pretrained(folder / "teacher")
+    tokenizer.save_pretrained(folder / "teacher")
+    GenerationSettings(gen_length=40, block_length=20).save(folder / "teacher")
+    (folder / "data").mkdir()
+    for seed, (split, count) in enumerate((("train", ROWS), ("validation", 8))):
+        rows = [json.dumps(make_row("train", i, seed)) + "\n" for i in range(count)]
+        (folder / f"data/{split}.jsonl").write_text("".join(rows))
+
+
+def settings(folder: Path, name: str, **train) -> dict:
+    """A config as YAML has it; the run writes folder/name."""
+    return {
+        "teacher": str(folder / "teacher"),
+        "output_dir": str(folder / name),
+        "control": False,
+        "data": {"dataset": "tiny", "dir": str(folder / "data")},
+        "format": {"eos": "one", "answer_length": 40, "max_length": 128},
+        "train": TRAIN | train,
+    }
+
+
+def config(folder: Path, name: str, **train) -> ExperimentConfig:
+    return build(ExperimentConfig, settings(folder, name, **train))
+
+
+def write_config(folder: Path, name: str, **train) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings(folder, name, **train)))
+    return path
+
+
+def steps(folder: Path) -> list[dict]:
+    """The optimiser steps in a run's log."""
+    return [entry for entry in read_jsonl(folder / "training_log.jsonl") if "loss" in entry]
+
+
+LOSSES = ("step", "loss", "consistency", "reconstruction", "lambda", "grad_norm", "learning_rate", "epoch")
