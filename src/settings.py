@@ -64,7 +64,8 @@ class DSCDConfig:
     temperature, initial_lambda, final_lambda, warmup_ratio: of the loss and its curriculum. clamp: upper bound of each
     part, 5.0 as published or null. masks: nested or independent. kl_positions: take the KL on all student-masked
     positions (published), on those masked for the teacher too, or on those the teacher sees. The four ratios and
-    guards: see nested_masks.
+    guards: see nested_masks; block masks use teacher_share and block_length alone, see block_nested_masks.
+    lambda_schedule: constant keeps initial_lambda throughout. loss_chunk: positions whose logits exist at a time.
     """
 
     temperature: float = 2.0
@@ -72,14 +73,19 @@ class DSCDConfig:
     final_lambda: float = 0.5
     warmup_ratio: float = 0.1
     clamp: float | None = None
-    masks: Literal["nested", "independent"] = "nested"
+    masks: Literal["nested", "independent", "block"] = "nested"
     kl_positions: Literal["student", "teacher", "visible"] = "teacher"
     student_ratio: tuple[float, float] = (0.40, 0.90)
     teacher_share: tuple[float, float] = (0.30, 0.70)
     teacher_ratio: tuple[float, float] = (0.10, 0.60)
     short_guards: bool = True
+    lambda_schedule: Literal["cosine", "constant"] = "cosine"
+    block_length: int = 32
+    loss_chunk: int = 128
 
     def __post_init__(self):
+        for name in ("block_length", "loss_chunk"):
+            require(vars(self)[name] >= 1, f"{name}={vars(self)[name]} must be at least 1")
         require(self.temperature > 0, f"temperature={self.temperature} must be above 0")
         for name in ("initial_lambda", "final_lambda", "warmup_ratio"):
             value = vars(self)[name]
@@ -98,6 +104,8 @@ class TrainConfig:
         the launch file. It never changes with NUM_PROCESSES: processes share the rows, in micro-batches of at most
         batch_size. shard_teacher: spread the frozen teacher over the processes.
     max_skipped_steps: steps whose loss or gradient is not finite to leave out before one stops the run.
+    teacher_dtype: of a separate teacher's weights; auto is bfloat16 under bf16, else float32. compile: torch.compile
+    on the blocks. group_by_length: micro-batches of rows of similar length. optimizer: adamw_8bit needs bitsandbytes.
     """
 
     epochs: float = 10
@@ -122,6 +130,10 @@ class TrainConfig:
     global_batch: int | None = None
     shard_teacher: bool = False
     max_skipped_steps: int = 0
+    teacher_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    compile: bool = False
+    group_by_length: bool = False
 
     def __post_init__(self):
         require(self.clip > 0, f"clip={self.clip} must be above 0; .inf never clips")
@@ -133,6 +145,46 @@ class TrainConfig:
             require(vars(self)[name] >= 1, f"{name}={vars(self)[name]} must be at least 1")
         require(self.learning_rate > 0, f"learning_rate={self.learning_rate} must be above 0")
         require(self.max_steps is None or self.max_steps > 0, f"max_steps={self.max_steps} must be positive or null")
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters on the student, whose teacher is then the same weights with the adapters off.
+
+    targets: regular expressions for the whole name of a matrix within a block; each must match one at least. The
+    output head lies outside the blocks and can never match. The update is alpha / rank times B A.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+
+    def __post_init__(self):
+        require(self.rank >= 1, f"rank={self.rank} must be at least 1")
+        require(self.alpha > 0, f"alpha={self.alpha} must be above 0")
+        require(0 <= self.dropout < 1, f"dropout={self.dropout} must lie in [0, 1)")
+        require(bool(self.targets), "targets must not be empty: name at least one matrix, for instance q_proj")
+
+
+@dataclass(frozen=True)
+class CADEvalConfig:
+    """Decode validation problems with CAD at every evaluation of a training run; the best checkpoint is kept by it.
+
+    metric: module with score(row, response) -> bool. problems: the first so many rows of the validation split.
+    Best is the highest accuracy, then the fewest forward passes.
+    """
+
+    metric: str = "evaluation.metrics.tiny"
+    problems: int = 100
+    batch_size: int = 32
+    threshold: float = 0.95
+    block_length: int = 32
+    eos_hold_ratio: float = 0.0
+
+    def __post_init__(self):
+        require(self.problems > 0 and self.batch_size > 0, "problems and batch_size must be positive")
+        require(0 < self.threshold <= 1, f"threshold={self.threshold} must lie in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -171,6 +223,7 @@ class ExperimentConfig:
     """One experiment: a teacher, data, the objective, optimisation, and what the report measures.
 
     evaluate: null for experiments whose evaluation is the benchmark scripts'. control: also train lambda = 0.
+    lora: null trains every weight beside a frozen copy. cad_eval: null evaluates the losses alone while training.
     """
 
     teacher: str
@@ -181,6 +234,8 @@ class ExperimentConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig | None = None
     control: bool = True
+    lora: LoRAConfig | None = None
+    cad_eval: CADEvalConfig | None = None
 
     @property
     def results_dir(self) -> str:

@@ -102,6 +102,25 @@ class TestBadExperiments:
         refused(command("scripts/run_experiment.py", mini_config(tmp_path), override), message)
         assert [p.name for p in tmp_path.iterdir()] == ["mini.yaml"]
 
+    @pytest.mark.parametrize(
+        "override,message",
+        [
+            ("lora.targets=[o_proj]", "'o_proj' matches no matrix inside the blocks"),
+            ("format.max_length=1000", "exceeds the 256 positions"),
+            ("cad_eval.metric=evaluation.metrics.none", "cannot be imported"),
+            ("data.dir={folder}/nameless", "row 1 of the data has no text in column 'answer'"),
+        ],
+    )
+    def test_refused_before_training(self, tmp_path, override, message):
+        data = tmp_path / "nameless" if "nameless" in override else tmp_path / "data"
+        data.mkdir()
+        column = "response" if "nameless" in override else "answer"
+        for split in ("train", "validation"):
+            (data / f"{split}.jsonl").write_text(json.dumps({"question": QUESTION, column: "#### 8"}) + "\n")
+        done = command("-m", "src.training.train", mini_config(tmp_path), override.format(folder=tmp_path))
+        assert done.returncode != 0 and not (tmp_path / "out/checkpoints").exists()
+        assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
     def test_unwritable_output(self, tmp_path):
         (tmp_path / "file").write_text("")
         done = command("scripts/run_experiment.py", mini_config(tmp_path), f"output_dir={tmp_path}/file/out")

@@ -39,6 +39,12 @@ class AnswerDataset(Dataset):
     def __init__(self, rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, config: FormatConfig):
         self.examples, self.skipped = [], 0
         for index, row in enumerate(rows):
+            for column in ("question", "answer"):
+                require(
+                    isinstance(row.get(column), str) and row[column].strip() != "",
+                    f"row {index + 1} of the data has no text in column {column!r}, only {sorted(row)}: "
+                    "prepare it with scripts/prepare_data.py",
+                )
             example = {
                 "example_id": index,
                 "prompt": encode_prompt(tokenizer, row["question"], config.prompt_template),

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from src.diffusion.noise import uniform
+from src.diffusion.noise import row_keys, uniform
 
 
 def random_ranks(answer: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -101,3 +101,21 @@ def block_state_masks(answer: torch.Tensor, keys: torch.Tensor, block_length: in
     k = (draws[:, 1] * size).floor() + 1
     here = random_ranks(current, draws[:, 2:]) < k[:, None]
     return here | (answer & (block > current_block)), here
+
+
+def block_nested_masks(
+    answer: torch.Tensor, keys: torch.Tensor, *, block_length: int, teacher_share: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two states of one block-wise decoding, the student's earlier, the teacher's later in the same block.
+
+    Student: block_state_masks, as CAD meets it. Teacher: of the k tokens masked in the current block
+    max(1, int(k U(teacher_share))) random ones, later blocks all masked too, so it is a subset of the student's.
+    keys: (B,) int64. Returns bool (B, L) three times: student, teacher, and the current block's student masks, where
+    CAD commits and the losses are taken.
+    """
+    student, here = block_state_masks(answer, keys, block_length)
+    draws = uniform(row_keys(keys, 1), 1 + answer.shape[1])  # a salt of its own: block_state_masks used the first
+    k = here.sum(dim=1)
+    n_t = (k * scale(draws[:, 0], teacher_share)).floor().clamp(min=1)
+    hidden = random_ranks(here, draws[:, 1:]) < n_t[:, None]
+    return student, hidden | (student & ~here), here

@@ -3,6 +3,7 @@
 Letters in shapes: B batch, L sequence, d d_model, H heads, K key/value heads, D head dim, V embedding_size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +26,13 @@ class LLaDAOutput(ModelOutput):
     last_hidden_state: (B, L, d) after the final norm, what the head reads; (B, n, d) with an integer `logits_at`,
         since the last block then computes those rows only.
     hidden_states: n_layers + 1 tensors (B, L, d) when asked for: embeddings, then each block's output before the norm.
+    reduced: what `reduce` made of the rows, in place of logits, when it was given.
     """
 
     logits: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
+    reduced: torch.Tensor | None = None
 
 
 class RMSNorm(nn.Module):
@@ -100,6 +103,16 @@ class LLaDABlock(GradientCheckpointingLayer):
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
 
+class OutputHead(nn.Linear):
+    """Logits (..., V) of rows (..., d), or reduce(rows, weight (V, d)) where logits would not fit in memory.
+
+    The reduction runs inside this forward because a sharding launcher gathers the weight for that long and no longer.
+    """
+
+    def forward(self, rows: torch.Tensor, reduce: Callable | None = None) -> torch.Tensor:
+        return super().forward(rows) if reduce is None else reduce(rows, self.weight)
+
+
 class LLaDATransformer(nn.Module):
     """Holds `transformer.*` so that keys read `model.transformer.blocks.0.q_proj.weight` as released."""
 
@@ -110,7 +123,7 @@ class LLaDATransformer(nn.Module):
                 "wte": nn.Embedding(config.embedding_size, config.d_model),
                 "blocks": nn.ModuleList(LLaDABlock(config) for _ in range(config.n_layers)),
                 "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
-                "ff_out": nn.Linear(config.d_model, config.embedding_size, bias=False),
+                "ff_out": OutputHead(config.d_model, config.embedding_size, bias=False),
             }
         )
 
@@ -154,6 +167,7 @@ class LLaDAModelLM(PreTrainedModel):
         output_hidden_states: bool = False,
         positions: torch.Tensor | None = None,
         cache=None,
+        reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> LLaDAOutput:
         """Predict the token at every position.
 
@@ -162,6 +176,7 @@ class LLaDAModelLM(PreTrainedModel):
         input_ids then holds only the columns to recompute, positions (B, L) their places and attention_mask all columns.
         logits_at: apply the head there only; bool (B, L) gives logits (N, V) of the N true positions in order,
         integer (B, n) gives logits (B, n, V) of those positions of each row.
+        reduce: called with those rows (N, d) and the head's weight (V, d) in place of the head; no logits are built.
         """
         parts = self.model.transformer
         allowed = None if attention_mask is None else visible_keys(attention_mask)  # (B, 1, 1, L)
@@ -179,10 +194,12 @@ class LLaDAModelLM(PreTrainedModel):
             if output_hidden_states:
                 states.append(x)
         x = parts["ln_f"](x)
+        chosen = x if some else rows(x, logits_at)
         return LLaDAOutput(
-            logits=self.head(x if some else rows(x, logits_at)),
+            logits=self.head(chosen) if reduce is None else None,
             last_hidden_state=x,
             hidden_states=tuple(states) if output_hidden_states else None,
+            reduced=None if reduce is None else parts["ff_out"](chosen, reduce),
         )
 
     @classmethod

@@ -1,65 +1,21 @@
 """DSCD (CD4LM): the student, on a heavily masked answer, learns what the teacher says on a lightly masked one."""
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
 
-from src.diffusion.masking import independent_masks, nested_masks
+from src.diffusion.losses import DSCDLoss, dscd_loss
+from src.diffusion.masking import block_nested_masks, independent_masks, nested_masks
 from src.diffusion.noise import row_keys
 from src.diffusion.schedules import curriculum_lambda
 from src.settings import DSCDConfig
+from src.training.cad_eval import CADEvaluator
+from src.training.chunked_loss import Rows, chunked_dscd_loss
+from src.training.models import forward_both
+from src.training.order import LengthGrouped
 from src.training.trainer import RunTrainer
 
 __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
 
-IGNORED = -100  # label of a position without loss, as in torch's cross-entropy
 EVALUATION_STEP = -1  # stands in for the step when masks are drawn for evaluation, so that they never change
-
-
-class DSCDLoss(NamedTuple):
-    """Scalars in nats: total = weight * consistency + (1 - weight) * reconstruction."""
-
-    total: torch.Tensor
-    consistency: torch.Tensor
-    reconstruction: torch.Tensor
-
-
-def dscd_loss(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor | None,
-    labels: torch.Tensor,
-    *,
-    temperature: float = 2.0,
-    weight: float,
-    clamp: float | None = None,
-    consistency_at: torch.Tensor | None = None,
-    counts: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> DSCDLoss:
-    """L = weight T^2 KL(softmax(z_teacher/T) || softmax(z_student/T)) + (1 - weight) CE(z_student, x0) (CD4LM, DSCD).
-
-    student_logits, teacher_logits: (..., V); labels: (...) clean tokens, -100 = no loss there. Softmax in float32.
-    weight: lambda in [0, 1]; at 0 teacher_logits may be None. clamp: upper bound of each part (published: 5.0).
-    consistency_at: bool (...), keep the KL there only (default: wherever there is a label).
-    counts: positions to divide the two sums by, for batches that are a part of a larger one (default: this batch's).
-    """
-    labelled = labels != IGNORED
-    z_s = student_logits[labelled].float()  # (N, V)
-    nll = F.cross_entropy(z_s, labels[labelled], reduction="sum")
-    reconstruction = nll / (labelled.sum() if counts is None else counts[1])
-    if teacher_logits is None:
-        if weight != 0:
-            raise ValueError(f"weight={weight} needs teacher_logits: only weight=0 trains without a teacher")
-        consistency = torch.zeros_like(reconstruction)
-    else:
-        kept = labelled if consistency_at is None else labelled & consistency_at
-        log_p = F.log_softmax(teacher_logits[kept].float() / temperature, dim=-1)  # (M, V)
-        log_q = F.log_softmax(student_logits[kept].float() / temperature, dim=-1)  # (M, V)
-        kl = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-        consistency = temperature**2 * kl / (kept.sum().clamp(min=1) if counts is None else counts[0])
-    if clamp is not None:
-        consistency, reconstruction = consistency.clamp(0, clamp), reconstruction.clamp(0, clamp)
-    return DSCDLoss(weight * consistency + (1 - weight) * reconstruction, consistency, reconstruction)
 
 
 class DSCDTrainer(RunTrainer):
@@ -67,13 +23,23 @@ class DSCDTrainer(RunTrainer):
 
     Masks depend on (seed, optimiser step, example id) alone, and both losses are means over the positions of the
     whole optimiser step, so neither accumulation nor the number of processes nor a resume changes a run.
+    teacher: None if the model carries adapters and is, with those off, its own teacher.
     """
 
-    def __init__(self, *args, teacher: torch.nn.Module, dscd: DSCDConfig, **kwargs):
+    def __init__(
+        self,
+        *args,
+        teacher: torch.nn.Module | None,
+        dscd: DSCDConfig,
+        cad_eval: CADEvaluator | None = None,
+        group_by_length: bool = False,
+        **kwargs,
+    ):
+        self.group_by_length = group_by_length
         super().__init__(*args, **kwargs)
-        self.dscd = dscd
+        self.dscd, self.cad_eval = dscd, cad_eval
         self.mask_id = self.model.config.mask_token_id
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+        self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
         # With the published clamp a loss is the mean of its own micro-batch, so the Trainer averages micro-batches.
         self.model_accepts_loss_kwargs = dscd.clamp is None
         self._weight = dscd.initial_lambda
@@ -85,6 +51,10 @@ class DSCDTrainer(RunTrainer):
         if self.dscd.masks == "independent":
             student, teacher = independent_masks(answer, keys)
             return student, teacher, answer
+        if self.dscd.masks == "block":
+            return block_nested_masks(
+                answer, keys, block_length=self.dscd.block_length, teacher_share=self.dscd.teacher_share
+            )
         student, teacher = nested_masks(
             answer,
             keys,
@@ -103,6 +73,8 @@ class DSCDTrainer(RunTrainer):
 
     def weight(self) -> float:
         """Lambda of this step; evaluation uses the final one, so that its losses compare over time."""
+        if self.dscd.lambda_schedule == "constant":
+            return self.dscd.initial_lambda
         if not self.model.training:
             return self.dscd.final_lambda
         return curriculum_lambda(
@@ -114,39 +86,43 @@ class DSCDTrainer(RunTrainer):
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        x0, attention_mask = inputs["input_ids"], inputs["attention_mask"]
+        x0 = inputs["input_ids"]
         step = self.state.global_step if self.model.training else EVALUATION_STEP
         student_masked, teacher_masked, scored = self.masks(inputs, step)
         kl_at = self.consistency_at(teacher_masked, scored)
         weight = self._weight = self.weight()
-        corrupted = x0.masked_fill(student_masked, self.mask_id)
-        student = model(input_ids=corrupted, attention_mask=attention_mask, logits_at=scored).logits  # (N, V)
-        teacher = None
-        if weight > 0:
-            with torch.no_grad():
-                corrupted = x0.masked_fill(teacher_masked, self.mask_id)
-                teacher = self.teacher(input_ids=corrupted, attention_mask=attention_mask, logits_at=scored).logits
-        loss = dscd_loss(
-            student,
-            teacher,
-            x0[scored],
-            temperature=self.dscd.temperature,
-            weight=weight,
-            clamp=self.dscd.clamp,
-            consistency_at=kl_at[scored],
-            counts=None if num_items_in_batch is None else tuple(num_items_in_batch),
+
+        def loss(student: Rows, teacher: Rows | None) -> torch.Tensor:
+            parts = chunked_dscd_loss(
+                student,
+                teacher,
+                x0[scored],
+                temperature=self.dscd.temperature,
+                weight=weight,
+                clamp=self.dscd.clamp,
+                consistency_at=kl_at[scored],
+                counts=None if num_items_in_batch is None else tuple(num_items_in_batch),
+                chunk=self.dscd.loss_chunk,
+            )
+            return torch.stack(parts)  # (3,): a launcher's hooks know tensors, not our tuple
+
+        corrupted = x0.masked_fill(student_masked, self.mask_id), scored
+        teacher = (x0.masked_fill(teacher_masked, self.mask_id), kl_at) if weight > 0 else None
+        parts = forward_both(
+            model, inputs["attention_mask"], corrupted, teacher, loss, frozen=self.teacher, adapted=self.model
         )
         if self.model.training:
-            self.record("consistency", loss.consistency)
-            self.record("reconstruction", loss.reconstruction)
+            self.record("consistency", parts[1])
+            self.record("reconstruction", parts[2])
             self.count("scored", scored.sum())
-        return loss.total
+        return parts[0]
 
     def step_values(self) -> dict[str, float]:
         return {"lambda": self._weight}
 
     def teacher_passes(self) -> int:
-        return int(self._weight > 0)
+        # With adapters there is no gradient of the base's matrices, a third of the student's work.
+        return int(self._weight > 0) - int(self.teacher is None)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimiser step, with the counts of positions that both losses are divided by."""
@@ -164,3 +140,18 @@ class DSCDTrainer(RunTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+
+    def evaluation_loop(self, *args, **kwargs):
+        """The losses, and with cad_eval what CAD makes of the student as it stands."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if self.cad_eval is not None:
+            output.metrics.update(self.cad_eval.measure(self))
+        return output
+
+    def _get_train_sampler(self, train_dataset=None):
+        order = super()._get_train_sampler(train_dataset)
+        if not self.group_by_length:
+            return order
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(example["prompt"]) + len(example["answer"]) for example in dataset]
+        return LengthGrouped(order, lengths, self.rows_per_step(), self.args.seed)

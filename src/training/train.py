@@ -20,8 +20,10 @@ from src.data.rows import read_jsonl
 from src.model import LLaDAConfig, LLaDAModelLM
 from src.model.loading import load_tokenizer
 from src.settings import ExperimentConfig, TrainConfig
+from src.training.cad_eval import CADEvaluator, score_of
 from src.training.consistency_loss import DSCDTrainer
 from src.training.consolidate import full_weights, write_released
+from src.training.models import build_student, build_teacher, check_fit, check_packages
 from src.training.processes import (
     check_world_size,
     on_cpu,
@@ -36,8 +38,13 @@ from src.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, la
 NOT_TRAINING = ("output_dir", "evaluate", "control")  # settings that a resumed run may change
 
 
-def training_arguments(config: TrainConfig, examples: int, checkpoints: Path) -> TrainingArguments:
-    """Our settings in transformers' words, for a data set of so many examples."""
+def training_arguments(
+    config: TrainConfig, examples: int, checkpoints: Path, *, cad_eval: bool = False
+) -> TrainingArguments:
+    """Our settings in transformers' words, for a data set of so many examples.
+
+    cad_eval: the best checkpoint is the one CAD does best with, instead of the one with the least loss.
+    """
     processes = processes_asked(config)
     batch_size, accumulation = split_step(config, processes)
     steps = math.ceil(config.epochs * examples / rows_per_step(config))
@@ -57,10 +64,15 @@ def training_arguments(config: TrainConfig, examples: int, checkpoints: Path) ->
         save_steps=config.save_every,
         save_total_limit=KEPT_CHECKPOINTS,
         restore_callback_states_from_checkpoint=True,  # patience goes on counting after a resume
-        load_best_model_at_end=config.patience is not None,
+        load_best_model_at_end=config.patience is not None or cad_eval,
+        metric_for_best_model="cad_score" if cad_eval else None,
+        greater_is_better=True if cad_eval else None,
+        optim="adamw_bnb_8bit" if config.optimizer == "adamw_8bit" else "adamw_torch_fused",
         logging_steps=config.log_every,
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
+        # The reentrant kind needs inputs with a gradient, which frozen embeddings do not give.
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         seed=config.seed,
         remove_unused_columns=False,
         label_names=[],
@@ -88,44 +100,76 @@ def parameter_count(config: LLaDAConfig) -> int:
         return LLaDAModelLM(config).num_parameters()
 
 
+def bytes_to_write(trainer: DSCDTrainer, config: ExperimentConfig) -> int:
+    """What checkpoints and student take on disk at most; of a student with adapters, checkpoints hold those alone."""
+    whole = parameter_count(trainer.model.config)
+    if config.lora is None:
+        return run_bytes(whole)
+    return run_bytes(sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)) + 4 * whole
+
+
 def save_student(trainer: DSCDTrainer, config: ExperimentConfig, output: Path) -> None:
     """Write the student in the released layout; the folder appears only when it is complete."""
-    weights = full_weights(trainer)
+    weights = full_weights(trainer) if config.lora is None else merged_weights(trainer)
     if trainer.is_world_process_zero():
         write_released(weights, trainer.model.config, config.train.export_dtype, config.teacher, output / "student")
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
+
+
+def merged_weights(trainer: DSCDTrainer) -> dict[str, torch.Tensor]:
+    """The student's weights with its adapters added, after comparing its logits with those before."""
+    from src.training.lora import merge_adapters  # needs peft, which nothing else does
+
+    rows = [trainer.eval_dataset[i] for i in range(min(4, len(trainer.eval_dataset)))]
+    batch = {name: tensor.to(trainer.args.device) for name, tensor in trainer.data_collator(rows).items()}
+    merged, change = merge_adapters(trainer.model, batch)
+    if trainer.is_world_process_zero():
+        print(f"adapters merged: logits changed by {change:.1e} of their norm")
+    return merged.state_dict()
+
+
+def cad_evaluator(config: ExperimentConfig, tokenizer) -> CADEvaluator | None:
+    """The evaluator of cad_eval on the first problems of the validation split."""
+    if config.cad_eval is None:
+        return None
+    rows = read_jsonl(Path(config.data.dir) / "validation.jsonl")[: config.cad_eval.problems]
+    return CADEvaluator(rows, tokenizer, config.format, config.cad_eval, score_of(config.cad_eval.metric))
 
 
 def build_trainer(config: ExperimentConfig, output: Path) -> DSCDTrainer:
     """Student, teacher and data, ready to train. Raises ValueError for unusable input."""
     prepare_deepspeed()
     set_seed(config.train.seed)
+    check_packages(config)
     tokenizer = load_tokenizer(config.teacher)
+    check_fit(LLaDAConfig.from_pretrained(config.teacher), tokenizer, config.format, config.teacher)
     data = load_split(config, "train", tokenizer)
-    low = torch.bfloat16 if config.train.bf16 else torch.float32
+    held_out = load_split(config, "validation", tokenizer, config.train.eval_rows)
+    evaluator = cad_evaluator(config, tokenizer)
     # Before the arguments: once they exist, ZeRO-3 would partition the teacher too, which only its own engine can run.
-    teacher = LLaDAModelLM.from_pretrained(config.teacher, dtype=low)
-    arguments = training_arguments(config.train, len(data), output / "checkpoints")
+    teacher = build_teacher(config)
+    arguments = training_arguments(
+        config.train, len(data), output / "checkpoints", cad_eval=config.cad_eval is not None
+    )
     require(
         arguments.world_size == processes_asked(config.train) and arguments.n_gpu <= 1,
         f"{arguments.world_size} processes see each other and each sees {max(1, arguments.n_gpu)} device(s), but "
         f"{processes_asked(config.train)} were asked for: start with python -m src.training.launch",
     )
-    if config.train.shard_teacher:
+    if config.train.shard_teacher and teacher is not None:
         shard_frozen(teacher.requires_grad_(False), teacher.model.transformer["blocks"], arguments.device)
-    # DeepSpeed keeps float32 masters itself; elsewhere the student's own weights are the masters.
-    student = LLaDAModelLM.from_pretrained(
-        config.teacher, dtype=low if arguments.deepspeed_plugin is not None else torch.float32
-    )
+    student = build_student(config, masters_elsewhere=arguments.deepspeed_plugin is not None)
     trainer = DSCDTrainer(
         student,
         arguments,
         teacher=teacher,
         dscd=config.dscd,
+        cad_eval=evaluator,
+        group_by_length=config.train.group_by_length,
         folder=output,
         max_skipped_steps=config.train.max_skipped_steps,
         train_dataset=data,
-        eval_dataset=load_split(config, "validation", tokenizer, config.train.eval_rows),
+        eval_dataset=held_out,
         data_collator=AnswerCollator(tokenizer.pad_token_id, config.format.attend_padding),
         callbacks=[] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
     )
@@ -144,7 +188,7 @@ def train(config: ExperimentConfig) -> None:
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     trainer = build_trainer(config, output)
     if trainer.is_world_process_zero():
-        check_output(output, run_bytes(parameter_count(trainer.model.config)))
+        check_output(output, bytes_to_write(trainer, config))
         dump(config, output / "config.yaml")
     trainer.train(resume_from_checkpoint=last)
     save_student(trainer, config, output)

@@ -45,6 +45,29 @@ def test_long_rows_are_counted_not_cut(tokenizer):
         AnswerDataset([long], tokenizer, FormatConfig(eos="one", max_length=40))
 
 
+@pytest.mark.parametrize(
+    "row", [{"question": "how many ?"}, ROW | {"answer": " "}, ROW | {"answer": 8}, {"answer": "8"}]
+)
+def test_a_row_without_question_or_answer_is_named(tokenizer, row):
+    with pytest.raises(ValueError, match="row 2 of the data has no text in column '(answer|question)'") as caught:
+        AnswerDataset([ROW, row], tokenizer, FormatConfig())
+    assert "\n" not in str(caught.value)
+
+
+def test_format_options_change_the_tokens_as_they_say(tokenizer):
+    """EOS supervised or not, chat template or raw: each one option."""
+    ends = {}
+    for eos in ("none", "one", "fill"):
+        dataset = AnswerDataset([ROW], tokenizer, FormatConfig(eos=eos, answer_length=40))
+        ends[eos] = dataset[0]["answer"].count(tokenizer.eos_token_id)
+    words = len(ROW["answer"].split())
+    assert ends == {"none": 0, "one": 1, "fill": 40 - words}
+    raw = AnswerDataset([ROW], tokenizer, FormatConfig(prompt_template="{question} "))[0]["prompt"]
+    chat = AnswerDataset([ROW], tokenizer, FormatConfig())[0]["prompt"]
+    assert tokenizer.decode(raw) == ROW["question"] and len(chat) > len(raw)
+    assert tokenizer.bos_token_id in chat and tokenizer.bos_token_id not in raw
+
+
 @pytest.mark.parametrize("attend", [False, True])
 def test_batches(tokenizer, attend):
     rows = [ROW, ROW | {"answer": "#### 10"}]

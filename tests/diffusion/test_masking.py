@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from src.diffusion.masking import (
+    block_nested_masks,
     block_state_masks,
     independent_masks,
     mask_ratio,
@@ -107,3 +108,38 @@ def test_block_states_are_clean_then_partial_then_masked():
     for i in range(300):
         assert (blocks[i, : place[i]] == 0).all() and (blocks[i, place[i] + 1 :] == 10).all()
     assert not (masked & ~answer).any()
+
+
+class TestBlockNested:
+    """Masks of two states of one block-wise decoding."""
+
+    def masks(self, share=(0.3, 0.7)):
+        answer = torch.zeros(400, 50, dtype=torch.bool)
+        answer[:, 6:45] = True
+        keys = row_keys(torch.arange(400), 5)
+        return answer, block_nested_masks(answer, keys, block_length=8, teacher_share=share)
+
+    def test_the_student_looks_like_a_state_of_cad(self):
+        answer, (student, _, here) = self.masks()
+        assert not (student & ~answer).any()
+        block = (torch.arange(50) - 6).div(8, rounding_mode="floor").expand(400, 50)
+        current = torch.where(here, block, -1).amax(dim=1, keepdim=True)
+        assert (here.any(1)).all() and not (here & (block != current)).any()
+        assert not (student & (block < current)).any()  # finished blocks are clean
+        assert (student | ~answer)[block > current].all()  # later ones are all masked
+        assert torch.equal(student & (block == current), here)
+        assert current.unique().numel() == 5  # ceil(39 / 8), every block is met
+
+    def test_the_teacher_is_further_on_in_the_same_block(self):
+        _, (student, teacher, here) = self.masks()
+        assert not (teacher & ~student).any()
+        assert torch.equal(teacher & ~here, student & ~here)  # later blocks are masked for both
+        k, k_teacher = here.sum(1), (teacher & here).sum(1)
+        assert (k_teacher >= 1).all() and (k_teacher <= (0.7 * k).floor().clamp(min=1)).all()
+        assert (k_teacher >= (0.3 * k).floor().clamp(min=1)).all()
+
+    def test_a_row_does_not_depend_on_its_batch(self):
+        answer, whole = self.masks()
+        keys = row_keys(torch.arange(400), 5)[7:9]
+        part = block_nested_masks(answer[7:9], keys, block_length=8, teacher_share=(0.3, 0.7))
+        assert all(torch.equal(a, b[7:9]) for a, b in zip(part, whole, strict=True))

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from src.data.examples import AnswerCollator
 from src.settings import DSCDConfig
-from src.training.consistency_loss import DSCDTrainer, curriculum_lambda
+from src.training.consistency_loss import DSCDTrainer, curriculum_lambda, dscd_loss
 from tests.conftest import random_model
 
 
@@ -20,9 +20,20 @@ def examples(count: int = 24) -> list[dict]:
     return [{"example_id": i, "prompt": row[:4], "answer": row[4:]} for i, row in enumerate(rows)]
 
 
+UNSET = object()
+
+
 def trainer(
-    folder, *, dscd: DSCDConfig | None = None, model=None, max_skipped_steps: int = 0, **changes
+    folder,
+    *,
+    dscd: DSCDConfig | None = None,
+    model=None,
+    teacher=UNSET,
+    group_by_length=False,
+    max_skipped_steps: int = 0,
+    **changes,
 ) -> DSCDTrainer:
+    """A small trainer; its teacher is another random model unless one is given (None: the model's own adapters off)."""
     settings = {
         "max_steps": 6,
         "per_device_train_batch_size": 4,
@@ -41,7 +52,8 @@ def trainer(
     return DSCDTrainer(
         model or random_model(),
         TrainingArguments(output_dir=str(folder), **(settings | changes)),
-        teacher=random_model(init_std=0.2),
+        teacher=random_model(init_std=0.2) if teacher is UNSET else teacher,
+        group_by_length=group_by_length,
         dscd=dscd or DSCDConfig(short_guards=False),
         max_skipped_steps=max_skipped_steps,
         train_dataset=examples(),
@@ -122,7 +134,7 @@ def test_the_teacher_is_frozen_and_the_student_learns(tmp_path):
 def test_prompt_and_padding_are_never_masked(tmp_path):
     run = trainer(tmp_path)
     batch = AnswerCollator(pad_id=57)(examples())
-    for kind in ("nested", "independent"):
+    for kind in ("nested", "independent", "block"):
         run.dscd = DSCDConfig(masks=kind)
         for masks in run.masks(batch, 3):
             assert not (masks & ~batch["answer"]).any()
@@ -153,6 +165,63 @@ def test_without_a_teacher_forward_at_lambda_zero(tmp_path):
     run.teacher.register_forward_hook(lambda *_: calls.append(1))
     run.train()
     assert not calls
+
+
+ABLATIONS = [
+    {},
+    {"temperature": 1.0},
+    {"initial_lambda": 0.0, "final_lambda": 0.0},
+    {"initial_lambda": 1.0, "lambda_schedule": "constant"},
+    {"clamp": 1.0},
+    {"clamp": 50.0},
+    {"kl_positions": "student"},
+    {"kl_positions": "visible"},
+    {"masks": "independent"},
+    {"masks": "block", "block_length": 8},
+    {"loss_chunk": 3},
+]
+
+
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_step_is_dscd_loss_on_full_logits(tmp_path, options, training):
+    """Value and gradient of every parameter, for every ablation option."""
+    run = trainer(tmp_path, dscd=DSCDConfig(**options))
+    run.state.max_steps, run.state.global_step = 6, 3
+    run.current_gradient_accumulation_steps = 1  # set by the Trainer's loop
+    run.model.train(training)
+    batch = AnswerCollator(pad_id=57)(examples()[:6])
+    found = run.compute_loss(run.model, batch)
+    parameters = list(run.model.parameters())
+    gradients = torch.autograd.grad(found, parameters)
+
+    student_masked, teacher_masked, scored = run.masks(batch, 3 if training else -1)
+    logits = [
+        model(batch["input_ids"].masked_fill(masked, 59), batch["attention_mask"]).logits
+        for model, masked in ((run.model, student_masked), (run.teacher, teacher_masked))
+    ]
+    expected = dscd_loss(
+        *logits,
+        batch["input_ids"].masked_fill(~scored, -100),
+        temperature=run.dscd.temperature,
+        weight=run.weight(),
+        clamp=run.dscd.clamp,
+        consistency_at=run.consistency_at(teacher_masked, scored),
+    ).total
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for a, b in zip(gradients, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_lambda_is_scheduled_or_constant(tmp_path):
+    run = trainer(tmp_path, dscd=DSCDConfig(initial_lambda=0.8, final_lambda=0.2))
+    run.state.max_steps, run.state.global_step = 10, 9
+    assert run.weight() == pytest.approx(0.2)  # not training: the final one
+    run.model.train()
+    assert 0.2 < run.weight() < 0.3
+    run.dscd = DSCDConfig(initial_lambda=0.8, final_lambda=0.2, lambda_schedule="constant")
+    assert run.weight() == 0.8
+    assert run.model.eval() is run.model and run.weight() == 0.8
 
 
 def test_log_is_json(tmp_path):

@@ -1,0 +1,132 @@
+"""The two models of a distillation, in the precision and arrangement that the settings ask for."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from src.config import require
+from src.model import LLaDAConfig, LLaDAModelLM
+from src.settings import ExperimentConfig, FormatConfig, TrainConfig
+from src.training.chunked_loss import Rows
+
+
+def check_fit(config: LLaDAConfig, tokenizer: PreTrainedTokenizerBase, form: FormatConfig, folder: str) -> None:
+    """Raise ValueError unless model and tokenizer mean the same by a token id and the rows fit; reads no weights."""
+    require(
+        len(tokenizer) <= config.embedding_size,
+        f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {config.embedding_size}: they do not fit",
+    )
+    mask = tokenizer.convert_ids_to_tokens(config.mask_token_id) if config.mask_token_id < len(tokenizer) else None
+    named = tokenizer.mask_token_id in (None, config.mask_token_id)
+    require(
+        mask is not None and named,
+        f"{folder}: the model's mask_token_id={config.mask_token_id} is {mask!r} in the tokenizer, whose mask token is "
+        f"{tokenizer.mask_token!r} ({tokenizer.mask_token_id}): they do not fit",
+    )
+    require(
+        tokenizer.eos_token_id == config.eos_token_id,
+        f"{folder}: EOS is {config.eos_token_id} for the model, {tokenizer.eos_token_id} for the tokenizer: "
+        "they do not fit",
+    )
+    require(tokenizer.pad_token_id is not None, f"{folder}: the tokenizer has no pad token: set pad_token in its files")
+    require(
+        form.max_length <= config.max_sequence_length,
+        f"format.max_length={form.max_length} exceeds the {config.max_sequence_length} positions of {folder}: lower it",
+    )
+
+
+def check_packages(config: ExperimentConfig) -> None:
+    """Raise ValueError if an option needs a package that is not installed."""
+    for asked, package, option in (
+        (config.lora is not None, "peft", "lora"),
+        (config.train.optimizer == "adamw_8bit", "bitsandbytes", "train.optimizer=adamw_8bit"),
+    ):
+        require(
+            not asked or importlib.util.find_spec(package) is not None,
+            f"{option} needs the package {package}: pip install {package}, or leave the option out",
+        )
+
+
+def low_precision(config: TrainConfig) -> torch.dtype:
+    return torch.bfloat16 if config.bf16 else torch.float32
+
+
+def teacher_dtype(config: TrainConfig) -> torch.dtype:
+    """What a separate teacher's weights are kept in."""
+    return low_precision(config) if config.teacher_dtype == "auto" else getattr(torch, config.teacher_dtype)
+
+
+def build_teacher(config: ExperimentConfig) -> LLaDAModelLM | None:
+    """The frozen teacher, or None with LoRA, where it is the student with its adapters off."""
+    if config.lora is not None:
+        return None
+    teacher = LLaDAModelLM.from_pretrained(config.teacher, dtype=teacher_dtype(config.train))
+    compile_blocks(teacher, config.train)
+    return teacher
+
+
+def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch.nn.Module:
+    """The student: every weight trained, or with adapters on a base that never changes.
+
+    masters_elsewhere: DeepSpeed keeps float32 masters itself; else a fully trained student's own weights are them.
+    LoRA's base is kept in low precision, its adapters in float32.
+    """
+    low = low_precision(config.train)
+    if config.lora is None:
+        student = LLaDAModelLM.from_pretrained(config.teacher, dtype=low if masters_elsewhere else torch.float32)
+        compile_blocks(student, config.train)
+        return student
+    in_parts = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
+    from src.training.lora import add_adapters  # needs peft, which nothing else does
+
+    base = LLaDAModelLM.from_pretrained(config.teacher, dtype=low)
+    compile_blocks(base, config.train)
+    return add_adapters(base, config.lora)
+
+
+def compile_blocks(model: LLaDAModelLM, config: TrainConfig) -> None:
+    """torch.compile each block in place: one compilation serves all, names in the checkpoint stay, the loss is left."""
+    if config.compile:
+        for block in model.model.transformer["blocks"]:
+            block.compile(dynamic=True)
+
+
+def forward_both(
+    model: torch.nn.Module,
+    attention_mask: torch.Tensor,
+    student: tuple[torch.Tensor, torch.Tensor],
+    teacher: tuple[torch.Tensor, torch.Tensor] | None,
+    loss: Callable[[Rows, Rows | None], torch.Tensor],
+    *,
+    frozen: torch.nn.Module | None,
+    adapted: torch.nn.Module,
+) -> torch.Tensor:
+    """loss(student's Rows, teacher's Rows or None), called where both heads' weights are at hand.
+
+    model: the student as the launcher wrapped it. student, teacher: (input_ids (B, L), bool (B, L) where to take rows).
+    frozen: the teacher; None if it is `adapted`, the bare student, with its adapters off.
+    Each head is entered once whatever the number of rows: launchers that gather a sharded weight on entry would hang
+    if processes entered unequally often.
+    """
+
+    def run(which, inputs: tuple, reduce: Callable) -> torch.Tensor:
+        x, at = inputs
+        return which(input_ids=x, attention_mask=attention_mask, logits_at=at, reduce=reduce).reduced
+
+    if teacher is None:
+        return run(model, student, lambda h, head: loss(Rows(h, head), None))
+    if frozen is None:
+        with torch.no_grad(), adapted.disable_adapter():
+            h_t = run(model, teacher, lambda h, _: h)
+        return run(model, student, lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
+    # The frozen teacher runs inside the student's head: its own head's weight, too, is there only while it runs.
+    return run(
+        model,
+        student,
+        lambda h, head: run(frozen, teacher, lambda h_t, head_t: loss(Rows(h, head), Rows(h_t, head_t))),
+    )
