@@ -10,16 +10,16 @@ from src.diffusion.noise import row_keys
 from src.diffusion.sampling import propose, propose_published
 from tests.conftest import random_model
 
-PLAIN = DecodeConfig(mask_id=59, eos_ids=(57, 3, 12), gen_length=24, block_length=8, stop_at_eos=False, cache="plain")
+PLAIN = DecodeConfig(mask_id=59, eos_ids=(57, 3, 12), gen_length=16, block_length=8, stop_at_eos=False, cache="plain")
 OPTIONS = [{}, {"eos_hold_ratio": 0.4}, {"temperature": 0.7}, {"cfg_scale": 1.0}]
-POLICIES = [ConfidenceAdaptive(threshold=0.5), ConfidenceAdaptive(threshold=0.9, max_tokens=4), FixedSteps(steps=12)]
+POLICIES = [ConfidenceAdaptive(threshold=0.5), ConfidenceAdaptive(threshold=0.9, max_tokens=4), FixedSteps(steps=8)]
 
 
 def random_case(seed: int) -> tuple:
     """A model and ragged prompts."""
     generator = torch.Generator().manual_seed(seed)
     model = random_model(n_kv_heads=(1, 2, 4)[seed % 3], init_std=0.25 + 0.05 * seed)
-    sizes = torch.randint(1, 30, (5,), generator=generator).tolist()
+    sizes = torch.randint(1, 30, (4,), generator=generator).tolist()
     return model, [torch.randint(0, 57, (size,), generator=generator) for size in sizes]
 
 
