@@ -4,10 +4,12 @@
     python scripts/benchmark_decoding.py --shape bench --prompts 8 --batch 1 8
     python scripts/benchmark_decoding.py --shape 8b --dtype bfloat16 --modes plain exact exact+compile dual dual+compile
     python scripts/benchmark_decoding.py --model_path checkpoints/tiny_teacher --data data/tiny/validation.jsonl
+    python scripts/benchmark_decoding.py --shape bench --attention block_causal --prompt_length 200 --modes exact block
     python scripts/benchmark_decoding.py --shape tiny --prompt_length 32 128 512 --gen_length 64 256 --batch 1 4 16
 
 The plain loop computes logits and probabilities of the full canvas, one prompt at a time, and decodes the tail after EOS.
-Modes are interleaved within each repeat and ratios are taken within repeats, so that a busy machine slows all alike.
+Modes are interleaved within each repeat and ratios are taken within repeats, so that a busy machine slows all alike;
+without the plain loop among the modes they are ratios to `exact` at the same batch size.
 Writes NAME.json and NAME.png into --output_dir. With random weights the spread of the logits (--logit_std) gives tokens
 of all confidences, and the EOS of each prompt is the token at which its answer has about --answer_length tokens.
 """
@@ -30,11 +32,11 @@ from src.config import exit_with_message, require
 from src.data.examples import encode_prompt, end_ids
 from src.data.rows import read_jsonl
 from src.decoding import ConfidenceAdaptive, DecodeConfig, decode
-from src.model import LLaDAModelLM
-from src.model.loading import best_device, load_tokenizer
+from src.model.configuration import ATTENTIONS, BLOCK_GRIDS
+from src.model.loading import best_device, load_model, load_tokenizer
 
-CACHES = {"plain": "plain", "exact": "none", "prefix": "prefix", "dual": "dual"}
-MODES = ["plain", *(name + end for name in ("exact", "prefix", "dual") for end in ("", "+compile"))]
+CACHES = {"plain": "plain", "exact": "none", "prefix": "prefix", "dual": "dual", "block": "block"}
+MODES = ["plain", *(name + end for name in ("exact", "prefix", "dual", "block") for end in ("", "+compile"))]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--modes", nargs="+", choices=MODES, default=["plain", "exact", "exact+compile", "prefix", "dual"]
     )
+    parser.add_argument("--attention", choices=ATTENTIONS, default="bidirectional", help="of random weights")
+    parser.add_argument("--block_grid", choices=BLOCK_GRIDS, help="where blocks start, with --attention block_causal")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="rows at a time; the plain loop has 1")
     parser.add_argument("--prompts", type=int, default=8, help="prompts decoded by every mode")
     parser.add_argument("--prompt_length", nargs="+", type=int, default=[100], help="of random prompts")
@@ -100,12 +104,15 @@ def check(arguments: argparse.Namespace) -> None:
 
 def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype):
     if arguments.model_path is not None:
-        return LLaDAModelLM.from_pretrained(arguments.model_path, dtype=dtype).to(device).eval()
+        return load_model(arguments.model_path, dtype=dtype).to(device).eval()
     given = {
         name: getattr(arguments, name) for name in ("d_model", "n_heads", "n_layers", "vocab_size", "mlp_hidden_size")
     }
     shape = speed.SHAPES[arguments.shape] | {name: value for name, value in given.items() if value is not None}
-    return speed.random_model(shape, device, dtype, arguments.init_gain, arguments.logit_std)
+    model = speed.random_model(shape, device, dtype, arguments.init_gain, arguments.logit_std)
+    if arguments.attention == "block_causal":
+        model.config.set_attention("block_causal", arguments.block_length, arguments.block_grid)
+    return model
 
 
 def base_config(arguments: argparse.Namespace, model, gen_length: int, eos_ids=()) -> DecodeConfig:
@@ -210,7 +217,8 @@ def record(model, point: Point, mode, runs, counter, peak, policy) -> dict:
     seconds = [run.seconds for run in mine]
     middle = quantile(seconds, 0.5)
     plain = next((runs[other] for other in runs if other.cache == "plain"), None)
-    found = {"mode": mode.name, "batch": mode.batch, "exact": mode.cache in ("none", "plain"), **point.labels}
+    plain = plain or runs.get(speed.Mode("exact", "none", False, mode.batch))
+    found = {"mode": mode.name, "batch": mode.batch, "exact": mode.cache in ("none", "plain", "block"), **point.labels}
     nfe, tokens = result.nfe.sum().item(), result.lengths.sum().item()
     found |= {"seconds": seconds, "nfe": nfe / len(point.prompts), "tokens_before_eos": tokens / len(point.prompts)}
     found |= {"ms_per_nfe": 1000 * middle / nfe, "tokens_per_second": tokens / middle, "peak_memory": peak}
