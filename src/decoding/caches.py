@@ -50,13 +50,8 @@ class NoCache:
 
         refresh: (m,) bool, rows whose whole canvas is recomputed. plan: what `plan` returned.
         """
-        return model(
-            input_ids=x,
-            attention_mask=real,
-            logits_at=at,
-            prompt_length=self.prompt_length(x, real),
-            block_length=self.config.block_length,
-        ).logits
+        lengths, b = self.prompt_length(x, real), self.config.block_length
+        return model(input_ids=x, attention_mask=real, logits_at=at, prompt_length=lengths, block_length=b).logits
 
     def prompt_length(self, x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
         """Tokens of each prompt (m,), from which a block-causal model tells where its blocks start."""
@@ -190,8 +185,8 @@ class BlockCache(PrefixCache):
         ]
         if not split or len(set(widths)) == 1:
             return (Group(None, max(widths), False),)
-        rows = {width: tuple(i for i, w in enumerate(widths) if w == width) for width in sorted(set(widths))}
-        return tuple(Group(rows[width], width, False) for width in rows)
+        rows_of = {width: tuple(i for i, w in enumerate(widths) if w == width) for width in widths}
+        return tuple(Group(rows, width, False) for width, rows in rows_of.items())
 
     def own(self, columns: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(columns, dtype=torch.bool)  # whatever is recomputed is exact
@@ -201,8 +196,7 @@ class BlockCache(PrefixCache):
         return at[:, -1:] + 1 - width, width
 
     def forward(self, model, x, real, at, refresh, rows, group: Group) -> torch.Tensor:
-        # Which keys are of later blocks is told by counting real tokens, so that these must be given.
-        real = torch.ones_like(x) if real is None else real
+        real = torch.ones_like(x) if real is None else real  # the blocks of all keys are told by counting real tokens
         return super().forward(model, x, real, at, refresh, rows, group)
 
 

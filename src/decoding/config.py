@@ -15,6 +15,7 @@ class DecodeConfig:
     cfg_scale: classifier-free guidance; above 0 each forward holds the batch twice and still counts as one NFE.
     eos_hold_ratio: no EOS is committed while a smaller share of the canvas than this is (CD4LM's eos_threshold_ratio).
     stop_at_eos: finish a row once everything before its first committed EOS is committed; the rest is filled with it.
+    CDLM stops when a finished block holds EOS: later, with the same answer.
     cache: what is recomputed at each step, see caches.py: none (exact), plain (exact, as published: slow), prefix and
     dual (approximate), block (exact, for block-causal checkpoints). refresh_interval: with prefix and dual, recompute a row's whole canvas every so many steps of a
     block besides the block's first; None = only there, 1 = always, which equals none. seed: of sampling and `random`

@@ -49,8 +49,8 @@ CARRIED_FIELDS = {
 class DiffusionConfig(PretrainedConfig):
     """A configuration with attention over blocks, stored in the checkpoint only where it is not bidirectional.
 
-    Subclasses give the shape by these names: d_model, n_heads, n_kv_heads, n_layers, embedding_size,
-    max_sequence_length, rope_theta, rms_norm_eps, init_std, mask_token_id.
+    Subclasses give the shape by these names: d_model, n_heads, n_kv_heads, n_layers, mlp_hidden_size, vocab_size,
+    embedding_size, max_sequence_length, rope_theta, rms_norm_eps, init_std, mask_token_id.
     attention: bidirectional or block_causal. block_length: tokens per block. block_grid: answer or absolute.
     output_shift: how many positions before a token the output stands that predicts it.
     """
@@ -101,7 +101,7 @@ class DiffusionConfig(PretrainedConfig):
 
 
 class LLaDAConfig(DiffusionConfig):
-    """Shape and token ids of a LLaDA model; defaults are LLaDA-8B-Instruct.
+    """Shape and token ids of a LLaDA model; defaults are LLaDA-8B-Instruct, and LLaDA-1.5 is of the same layout.
 
     Raises ValueError for an option of the format that no LLaDA checkpoint uses (ALiBi, other block types, biases,
     dropout, tied weights), naming the option.

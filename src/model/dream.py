@@ -15,7 +15,7 @@ class DreamBlock(Block):
 
     def __init__(self, config: DreamConfig):
         super().__init__(config)
-        d, hidden, kv = config.d_model, config.intermediate_size, config.n_kv_heads * config.head_dim
+        d, hidden, kv = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
         self.input_layernorm = RMSNorm(d, config.rms_norm_eps)
         self.self_attn = nn.ModuleDict(
             {

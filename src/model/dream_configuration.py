@@ -76,6 +76,7 @@ class DreamConfig(DiffusionConfig):
     n_heads = property(lambda self: self.num_attention_heads)
     n_kv_heads = property(lambda self: self.num_key_value_heads)
     n_layers = property(lambda self: self.num_hidden_layers)
+    mlp_hidden_size = property(lambda self: self.intermediate_size)
     embedding_size = property(lambda self: self.vocab_size)
     max_sequence_length = property(lambda self: self.max_position_embeddings)
     init_std = property(lambda self: self.initializer_range)

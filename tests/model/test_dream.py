@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, Qwen2Config, Qwen2ForCausalLM
 
+from src.data.examples import end_ids
 from src.model import CheckpointError, DreamConfig, DreamModel, LLaDAConfig
 from src.model.loading import load_config, load_model, load_tokenizer
 from tests.conftest import random_dream
@@ -48,9 +49,7 @@ RELEASED = {
 @pytest.fixture(scope="module")
 def qwen() -> Qwen2ForCausalLM:
     torch.manual_seed(2)
-    config = Qwen2Config(
-        **SHAPE, tie_word_embeddings=False, attn_implementation="eager", rope_parameters={"rope_theta": 1000000.0}
-    )
+    config = Qwen2Config(**SHAPE, tie_word_embeddings=False, attn_implementation="eager", rope_theta=1000000.0)
     model = Qwen2ForCausalLM(config).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -70,7 +69,6 @@ def folder(qwen, tmp_path_factory):
 
 def test_parity_with_qwen2_under_a_full_mask(qwen, folder):
     model, ids = load_model(folder, dtype=torch.float32), torch.randint(0, 80, (2, 20))
-    assert qwen.config.rope_parameters["rope_theta"] == model.config.rope_theta
     everything = torch.zeros(2, 1, 20, 20)  # added to the scores: nothing is hidden
     with torch.no_grad():
         raw = qwen(input_ids=ids, attention_mask=everything).logits
@@ -134,8 +132,8 @@ def test_defaults_are_the_released_shape():
 
 
 def test_every_configuration_answers_to_the_same_names():
-    names = "d_model n_heads n_kv_heads n_layers head_dim embedding_size vocab_size max_sequence_length rope_theta"
-    names += " rms_norm_eps init_std mask_token_id eos_token_id pad_token_id output_shift attention block_grid"
+    names = "d_model n_heads n_kv_heads n_layers head_dim mlp_hidden_size embedding_size vocab_size rope_theta"
+    names += " max_sequence_length rms_norm_eps init_std mask_token_id eos_token_id pad_token_id output_shift attention block_grid"
     for config in (LLaDAConfig(), DreamConfig()):
         for name in names.split():
             getattr(config, name)
@@ -180,5 +178,6 @@ def test_the_tokenizer_needs_none_of_its_own_code(tmp_path):
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer("abc<|mask|>")["input_ids"] == [8, 2, 12]
     assert (tokenizer.mask_token_id, tokenizer.eos_token_id) == (12, 9)
+    assert end_ids(tokenizer) == (9, 11)
     text = tokenizer.apply_chat_template([{"role": "user", "content": "ab"}], tokenize=False)
     assert tokenizer(text)["input_ids"] == [10, 8, 11]
