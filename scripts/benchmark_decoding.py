@@ -4,11 +4,13 @@
     python scripts/benchmark_decoding.py --shape bench --prompts 8 --batch 1 8
     python scripts/benchmark_decoding.py --shape 8b --dtype bfloat16 --modes plain exact exact+compile dual dual+compile
     python scripts/benchmark_decoding.py --model_path checkpoints/tiny_teacher --data data/tiny/validation.jsonl
+    python scripts/benchmark_decoding.py --shape bench --attention block_causal --prompt_length 200 --modes exact block
     python scripts/benchmark_decoding.py --shape tiny --prompt_length 32 128 512 --gen_length 64 256 --batch 1 4 16
 
 The plain loop computes logits and probabilities of the full canvas, one prompt at a time, and decodes the tail after EOS.
 Modes are interleaved within each repeat and ratios are taken within repeats, so that a busy machine slows all alike; on a CPU the
-ratio of CPU seconds is printed too, which other work hardly changes.
+ratio of CPU seconds is printed too, which other work hardly changes. Without the plain loop among the modes, ratios are to
+`exact` at the same batch size.
 Writes NAME.json and NAME.png into --output_dir. With random weights the spread of the logits (--logit_std) gives tokens
 of all confidences, and the EOS of each prompt is the token at which its answer has about --answer_length tokens.
 """
@@ -30,6 +32,7 @@ from scripts.decoding_plot import plot
 from scripts.decoding_record import flips, measure, quantile
 from src.config import exit_with_message, require
 from src.decoding import ConfidenceAdaptive
+from src.model.configuration import ATTENTIONS, BLOCK_GRIDS
 from src.model.loading import best_device
 
 
@@ -44,6 +47,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--modes", nargs="+", choices=MODES, default=["plain", "exact", "exact+compile", "prefix", "dual"]
     )
+    parser.add_argument("--attention", choices=ATTENTIONS, default="bidirectional", help="of random weights")
+    parser.add_argument("--block_grid", choices=BLOCK_GRIDS, help="where blocks start, with --attention block_causal")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="rows at a time; the plain loop has 1")
     parser.add_argument("--prompts", type=int, default=8, help="prompts decoded by every mode")
     parser.add_argument("--prompt_length", nargs="+", type=int, default=[100], help="of random prompts")

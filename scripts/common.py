@@ -17,9 +17,9 @@ from src.decoding import DecodeConfig, DecodeResult, decode
 from src.decoding.generation_settings import GenerationSettings
 from src.decoding.policies import Policy
 from src.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
-from src.model import LLaDAConfig, LLaDAModelLM
+from src.model import DiffusionLM
 from src.model.checkpoint import check_folder
-from src.model.loading import load_for_inference, load_tokenizer
+from src.model.loading import load_config, load_for_inference, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,7 +88,7 @@ class Generator:
         self.tokenizer = load_tokenizer(self.folder)
         settings = GenerationSettings.load(self.folder)
         self.config = DecodeConfig(
-            mask_id=LLaDAConfig.from_pretrained(self.folder).mask_token_id,
+            mask_id=load_config(self.folder).mask_token_id,
             eos_ids=end_ids(self.tokenizer),
             gen_length=arguments.gen_length or settings.gen_length,
             block_length=arguments.block_length or settings.block_length,
@@ -99,7 +99,7 @@ class Generator:
         )
 
     @cached_property
-    def model(self) -> LLaDAModelLM:
+    def model(self) -> DiffusionLM:
         """The weights, read when first needed."""
         return load_for_inference(self.folder)[0]
 

@@ -12,11 +12,10 @@ from src.config import require
 from src.data.examples import encode_prompt, end_ids
 from src.data.rows import read_jsonl
 from src.decoding import DecodeConfig, decode
-from src.model import LLaDAModelLM
-from src.model.loading import load_tokenizer
+from src.model.loading import load_model, load_tokenizer
 
-CACHES = {"plain": "plain", "exact": "none", "prefix": "prefix", "dual": "dual"}
-MODES = ["plain", *(name + end for name in ("exact", "prefix", "dual") for end in ("", "+compile"))]
+CACHES = {"plain": "plain", "exact": "none", "prefix": "prefix", "dual": "dual", "block": "block"}
+MODES = ["plain", *(name + end for name in ("exact", "prefix", "dual", "block") for end in ("", "+compile"))]
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,15 @@ class Point:
 
 def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype):
     if arguments.model_path is not None:
-        return LLaDAModelLM.from_pretrained(arguments.model_path, dtype=dtype).to(device).eval()
+        return load_model(arguments.model_path, dtype=dtype).to(device).eval()
     given = {
         name: getattr(arguments, name) for name in ("d_model", "n_heads", "n_layers", "vocab_size", "mlp_hidden_size")
     }
     shape = SHAPES[arguments.shape] | {name: value for name, value in given.items() if value is not None}
-    return random_model(shape, device, dtype, arguments.init_gain, arguments.logit_std)
+    model = random_model(shape, device, dtype, arguments.init_gain, arguments.logit_std)
+    if arguments.attention == "block_causal":
+        model.config.set_attention("block_causal", arguments.block_length, arguments.block_grid)
+    return model
 
 
 def base_config(arguments: argparse.Namespace, model, gen_length: int, eos_ids=()) -> DecodeConfig:

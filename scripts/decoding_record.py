@@ -54,7 +54,8 @@ def record(model, point: Point, mode, runs, counter, peak, policy) -> dict:
     seconds = [run.seconds for run in mine]
     middle = quantile(seconds, 0.5)
     plain = next((runs[other] for other in runs if other.cache == "plain"), None)
-    found = {"mode": mode.name, "batch": mode.batch, "exact": mode.cache in ("none", "plain"), **point.labels}
+    plain = plain or runs.get(speed.Mode("exact", "none", False, mode.batch))
+    found = {"mode": mode.name, "batch": mode.batch, "exact": mode.cache in ("none", "plain", "block"), **point.labels}
     nfe, tokens = result.nfe.sum().item(), result.lengths.sum().item()
     found |= {"seconds": seconds, "cpu_seconds": [run.cpu_seconds for run in mine]}
     found |= {"nfe": nfe / len(point.prompts), "tokens_before_eos": tokens / len(point.prompts)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.data.tiny_tokenizer import build_tokenizer
-from src.model import LLaDAConfig, LLaDAModelLM
+from src.model import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +33,22 @@ def random_model(**changes) -> LLaDAModelLM:
     shape = {"d_model": 32, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 48, "vocab_size": 60, "init_std": 0.3}
     ids = {"mask_token_id": 59, "eos_token_id": 57, "pad_token_id": 57, "max_sequence_length": 128}
     return LLaDAModelLM(LLaDAConfig(**(shape | ids | changes))).eval()
+
+
+def random_dream(**changes) -> DreamModel:
+    """As random_model in Dream's layout, with grouped heads and biases that matter."""
+    torch.manual_seed(1)
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    shape |= {"intermediate_size": 48, "vocab_size": 60, "initializer_range": 0.3, "max_position_embeddings": 128}
+    ids = {"mask_token_id": 59, "eos_token_id": 57, "pad_token_id": 57}
+    model = DreamModel(DreamConfig(**(shape | ids | changes))).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+BACKBONES = {"llada": random_model, "dream": random_dream}
 
 
 @pytest.fixture

@@ -68,7 +68,10 @@ class AnswerDataset(Dataset):
 
 @dataclass(frozen=True)
 class AnswerCollator:
-    """Batch examples, padded on the right: input_ids, attention_mask, answer (bool) of (B, L), example_id (B,)."""
+    """Batch examples, padded on the right: input_ids, attention_mask, answer (bool) of (B, L); two vectors (B,).
+
+    example_id, and prompt_length in tokens, from which a block-causal model tells where its blocks start.
+    """
 
     pad_id: int
     attend_padding: bool = False
@@ -83,12 +86,15 @@ class AnswerCollator:
             input_ids[i, : len(row)] = torch.tensor(row)
             attention_mask[i, : len(row)] = 1
             answer[i, len(example["prompt"]) : len(row)] = True
-        ids = torch.tensor([e["example_id"] for e in examples])
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "answer": answer, "example_id": ids}
+        numbers = {
+            "example_id": torch.tensor([e["example_id"] for e in examples]),
+            "prompt_length": torch.tensor([len(e["prompt"]) for e in examples]),
+        }
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "answer": answer} | numbers
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Tokens that end an answer: EOS, and the end-of-turn token of LLaDA's chat template where there is one."""
-    turn = tokenizer.convert_tokens_to_ids("<|eot_id|>")
-    known = turn is not None and turn != tokenizer.unk_token_id
-    return (tokenizer.eos_token_id, turn) if known else (tokenizer.eos_token_id,)
+    """Tokens that end an answer: EOS, and the end-of-turn token of LLaDA's or Dream's chat template if there is one."""
+    turns = [tokenizer.convert_tokens_to_ids(turn) for turn in ("<|eot_id|>", "<|im_end|>")]
+    known = [turn for turn in turns if turn is not None and turn != tokenizer.unk_token_id]
+    return tuple(dict.fromkeys((tokenizer.eos_token_id, *known)))

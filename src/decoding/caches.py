@@ -2,16 +2,16 @@
 
 `none` and `plain` recompute everything and are exact. On a bidirectional model every reuse of keys and values is
 approximate, since a token committed anywhere changes the keys and values everywhere: `prefix` and `dual` trade answers
-for speed (Fast-dLLM, Wu et al. 2025). A cache that is exact on a block-causal student belongs beside them.
+for speed (Fast-dLLM, Wu et al. 2025). On a block-causal model no block depends on a later one: `block` is exact (CDLM).
 Letters: m rows of a forward, L canvas columns, w columns recomputed, b block length, K key/value heads, D head dim.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from src.decoding.key_values import KeyValues
 from src.diffusion.attention import positions_of
 
 
@@ -50,7 +50,13 @@ class NoCache:
 
         refresh: (m,) bool, rows whose whole canvas is recomputed. plan: what `plan` returned.
         """
-        return model(input_ids=x, attention_mask=real, logits_at=at).logits
+        lengths, b = self.prompt_length(x, real), self.config.block_length
+        return model(input_ids=x, attention_mask=real, logits_at=at, prompt_length=lengths, block_length=b).logits
+
+    def prompt_length(self, x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        """Tokens of each prompt (m,), from which a block-causal model tells where its blocks start."""
+        P = x.shape[1] - self.config.gen_length
+        return x.new_full((len(x),), P) if real is None else real[:, :P].sum(dim=1)
 
 
 class Plain(NoCache):
@@ -59,7 +65,7 @@ class Plain(NoCache):
     reads_all = True
 
     def logits(self, model, x, real, at, refresh, plan) -> torch.Tensor:
-        return model(input_ids=x, attention_mask=real).logits
+        return super().logits(model, x, real, None, refresh, plan)
 
 
 class PrefixCache(NoCache):
@@ -82,6 +88,14 @@ class PrefixCache(NoCache):
     def own(self, columns: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """Which columns (m, w) are stored without a refresh, for blocks that start at column (m, 1)."""
         return columns >= start
+
+    def span(self, group: Group, at: torch.Tensor, before: int) -> tuple[torch.Tensor, int]:
+        """First column (m, 1) of a forward for the blocks at columns `at` (m, b), and how many columns it has.
+
+        before: columns before the block whose outputs its first tokens are read from.
+        """
+        start = at[:, :1]
+        return (torch.zeros_like(start), group.width) if group.full else (start - before, group.width + before)
 
     def plan(self, blocks: Sequence[int], refresh: Sequence[bool], L: int, split: bool) -> tuple[Group, ...]:
         n = len(blocks)
@@ -129,19 +143,20 @@ class PrefixCache(NoCache):
     def forward(self, model, x, real, at, refresh, rows, group: Group) -> torch.Tensor:
         """One forward of the rows (None = all) of a group; the other arguments hold these rows only."""
         m, L = x.shape
-        start = at[:, :1]  # (m, 1)
-        first = torch.zeros_like(start) if group.full else start
-        columns = first + torch.arange(group.width, device=x.device)  # (m, w)
-        stored = (self.own(columns, start) | refresh[:, None]) & (columns < L)
-        # Rows at a later block than others have columns past the end: they repeat the last one and are not stored.
+        first, width = self.span(group, at, model.config.output_shift)
+        columns = first + torch.arange(width, device=x.device)  # (m, w)
+        stored = (self.own(columns, at[:, :1]) | refresh[:, None]) & (columns >= 0) & (columns < L)
+        # Rows at another block than the widest have columns outside: they repeat the outermost and are not stored.
         write = torch.where(stored, columns, L)
-        columns = columns.clamp(max=L - 1)
+        columns = columns.clamp(min=0, max=L - 1)
         return model(
             input_ids=x.gather(1, columns),
             attention_mask=real,
             logits_at=at - first,
             positions=positions_of(x, real).expand(m, L).gather(1, columns),
             cache=KeyValues(self.keys, self.values, rows, write),
+            prompt_length=self.prompt_length(x, real),
+            block_length=self.config.block_length,
         ).logits
 
 
@@ -155,36 +170,34 @@ class DualCache(PrefixCache):
         return (columns >= start) & (columns < start + self.config.block_length)
 
 
-@dataclass(frozen=True)
-class KeyValues:
-    """What one forward writes where: buffers (n_layers, n, K, L + 1, D), rows (m,) or all, columns write (m, w)."""
+class BlockCache(PrefixCache):
+    """Exact on a block-causal model: keep keys and values of prompt and finished blocks, recompute the current one.
 
-    keys: torch.Tensor
-    values: torch.Tensor
-    rows: torch.Tensor | None
-    write: torch.Tensor
+    A block's first step also recomputes the block before, whose last step still ran with masks; a row's first its
+    prompt. Columns after the current block are never computed.
+    """
 
-    def layer(self, i: int) -> "LayerKeyValues":
-        return LayerKeyValues(self.keys[i], self.values[i], self.rows, self.write)
+    def plan(self, blocks: Sequence[int], refresh: Sequence[bool], L: int, split: bool) -> tuple[Group, ...]:
+        b = self.config.block_length
+        widths = [
+            (2 * b if block > 0 else L - self.config.gen_length + b) if starts else b
+            for block, starts in zip(blocks, refresh, strict=True)
+        ]
+        if not split or len(set(widths)) == 1:
+            return (Group(None, max(widths), False),)
+        rows_of = {width: tuple(i for i, w in enumerate(widths) if w == width) for width in widths}
+        return tuple(Group(rows, width, False) for width, rows in rows_of.items())
 
+    def own(self, columns: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(columns, dtype=torch.bool)  # whatever is recomputed is exact
 
-@dataclass(frozen=True)
-class LayerKeyValues:
-    keys: torch.Tensor  # (n, K, L + 1, D)
-    values: torch.Tensor
-    rows: torch.Tensor | None
-    write: torch.Tensor  # (m, w)
+    def span(self, group: Group, at: torch.Tensor, before: int) -> tuple[torch.Tensor, int]:
+        width = group.width + before
+        return at[:, -1:] + 1 - width, width
 
-    def update(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store k and v (m, K, w, D), return those of all columns (m, K, L, D)."""
-        return self.store(self.keys, k), self.store(self.values, v)
-
-    def store(self, buffer: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        if self.rows is None:
-            buffer.scatter_(2, self.write[:, None, :, None].expand_as(new), new)
-            return buffer[:, :, :-1]
-        buffer[self.rows[:, None], :, self.write] = new.transpose(1, 2)
-        return buffer[self.rows, :, :-1]
+    def forward(self, model, x, real, at, refresh, rows, group: Group) -> torch.Tensor:
+        real = torch.ones_like(x) if real is None else real  # the blocks of all keys are told by counting real tokens
+        return super().forward(model, x, real, at, refresh, rows, group)
 
 
-CACHES = {"none": NoCache, "plain": Plain, "prefix": PrefixCache, "dual": DualCache}
+CACHES = {"none": NoCache, "plain": Plain, "prefix": PrefixCache, "dual": DualCache, "block": BlockCache}

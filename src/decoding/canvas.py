@@ -33,6 +33,7 @@ class Canvas:
     gen_length: int
     index: torch.Tensor  # (n,) the row's place in the result, -1 where the row only fills the batch
     ids: torch.Tensor  # (n,) what its random numbers are drawn from
+    offset: torch.Tensor  # (n,) tokens of the prompt that share the answer's first block, see start_canvas
     x: torch.Tensor  # (n, L)
     real: torch.Tensor  # (n, L) int64, 0 = padding before the prompt
     columns: torch.Tensor  # (n, S) where the positions to decode are in x, counted from its end: -G .. -1 come last
@@ -78,9 +79,14 @@ def check_prompt(model, i: int, prompt: torch.Tensor, config: DecodeConfig) -> N
         )
 
 
-def start_canvas(rows: Sequence[Row], config: DecodeConfig, device: torch.device) -> Canvas:
-    """All prompts on the left of an all-mask answer."""
+def start_canvas(rows: Sequence[Row], config: DecodeConfig, device: torch.device, grid: str | None = None) -> Canvas:
+    """All prompts on the left of an all-mask answer.
+
+    grid: "absolute" counts blocks from the row's first token, so that the answer's first block has the prompt's last
+    tokens in it and its last block may be short; anything else counts from where the answer starts.
+    """
     n, G, b = len(rows), config.gen_length, config.block_length
+    absolute = grid == "absolute"
     P = max(row.prompt.numel() for row in rows)
     x = torch.full((n, P + G), config.mask_id)
     real = torch.zeros(n, P + G, dtype=torch.long)
@@ -89,15 +95,17 @@ def start_canvas(rows: Sequence[Row], config: DecodeConfig, device: torch.device
         real[i, P - row.prompt.numel() :] = 1
     holes = [((x[i] == config.mask_id) & (real[i] == 1))[:P].nonzero()[:, 0] - (P + G) for i in range(n)]
     before = [-(-len(hole) // b) for hole in holes]  # blocks of prompt masks, rounded up
-    S = max(before) * b + G
+    width = G + b if absolute else G  # room for the prompt's share of the first block
+    S = max(before) * b + width
     columns = torch.full((n, S), -1)
-    columns[:, -G:] = torch.arange(-G, 0)
+    columns[:, -width:] = torch.arange(-width, 0)
     for i, hole in enumerate(holes):
         columns[i, S - G - len(hole) : S - G] = hole
     masked = torch.arange(S) >= S - G - torch.tensor([len(hole) for hole in holes])[:, None]
     on_device = {
         "index": torch.tensor([row.index for row in rows]),
         "ids": torch.tensor([row.row_id for row in rows]),
+        "offset": torch.tensor([row.prompt.numel() % b if absolute else 0 for row in rows]),
         "x": x,
         "real": real,
         "columns": columns,

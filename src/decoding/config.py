@@ -15,8 +15,9 @@ class DecodeConfig:
     cfg_scale: classifier-free guidance; above 0 each forward holds the batch twice and still counts as one NFE.
     eos_hold_ratio: no EOS is committed while a smaller share of the canvas than this is (CD4LM's eos_threshold_ratio).
     stop_at_eos: finish a row once everything before its first committed EOS is committed; the rest is filled with it.
+    CDLM stops when a finished block holds EOS: later, with the same answer.
     cache: what is recomputed at each step, see caches.py: none (exact), plain (exact, as published: slow), prefix and
-    dual (approximate). refresh_interval: with prefix and dual, recompute a row's whole canvas every so many steps of a
+    dual (approximate), block (exact, for block-causal checkpoints). refresh_interval: with prefix and dual, recompute a row's whole canvas every so many steps of a
     block besides the block's first; None = only there, 1 = always, which equals none. seed: of sampling and `random`
     remasking. infill: masks inside a prompt are answered too, in blocks of their own before the answer's.
     compile: run a compiled step of static shape, canvases padded to a multiple of length_bucket and batches to their
@@ -60,7 +61,7 @@ class DecodeConfig:
                 raise ValueError(f"refresh_interval={self.refresh_interval} must be at least 1, or None")
             if self.cache not in ("prefix", "dual"):
                 raise ValueError(f"refresh_interval means nothing with cache={self.cache!r}: use prefix or dual")
-        if self.infill and self.cache in ("prefix", "dual"):
+        if self.infill and self.cache in ("prefix", "dual", "block"):
             raise ValueError(f"infill needs a cache that recomputes everything, not {self.cache!r}: use cache='none'")
         if self.length_bucket < 1:
             raise ValueError(f"length_bucket={self.length_bucket} must be at least 1")

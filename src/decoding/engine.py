@@ -45,7 +45,8 @@ class Batch:
         length = max(prompts) + self.config.gen_length
         if self.runner is not None:
             length = self.runner.length(length)
-        new = [start_canvas(arrivals, self.config, self.device)] if arrivals else []
+        grid = self.model.config.block_grid
+        new = [start_canvas(arrivals, self.config, self.device, grid)] if arrivals else []
         self.canvas = join(old + new, length, self.config)
         self.cache = self.cache.rearranged(self.model, self.kept, len(self.rows), length)
         self.padded = min(prompts) + self.config.gen_length < length
@@ -92,6 +93,29 @@ def check(model, policy: Policy, config: DecodeConfig, batch_size: int) -> None:
             raise ValueError(f"{name}={token} is outside the vocabulary of {model.config.embedding_size}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
+    check_attention(model, config)
+
+
+def check_attention(model, config: DecodeConfig) -> None:
+    """Raise ValueError for a cache or an option that is wrong for what the model's positions see."""
+    own = model.config
+    if own.attention == "bidirectional":
+        if config.cache == "block":
+            raise ValueError(
+                "cache='block' needs a block-causal checkpoint and this one is bidirectional: use cache='none', or "
+                "'prefix' or 'dual', which are approximate"
+            )
+        return
+    if config.cache in ("prefix", "dual"):
+        raise ValueError(f"cache={config.cache!r} is for bidirectional checkpoints: use 'block', which is exact here")
+    if config.infill and own.block_grid == "absolute":
+        raise ValueError("infill needs blocks that start where the answer starts, this checkpoint's count from 0")
+    if config.block_length != own.block_length:
+        warnings.warn(
+            f"block_length={config.block_length} is not the {own.block_length} that this checkpoint was trained with: "
+            "answers may be much worse",
+            stacklevel=4,
+        )
 
 
 def halve(batch_size: int, halved: bool, error: torch.OutOfMemoryError) -> int:

@@ -71,9 +71,10 @@ def advance(
 ) -> torch.Tensor:
     """One step of every row, in place; returns (3, n): RUNNING, FINISHED or BROKEN, then the new block and step."""
     G, b = config.gen_length, config.block_length
-    # Rows that only fill a batch run past the last block; they stay on it.
-    block = canvas.block.clamp(max=config.blocks - 1)
-    within = (block * b + canvas.masked.shape[1] - G)[:, None] + torch.arange(b, device=canvas.x.device)  # (n, b)
+    blocks = (G + canvas.offset + b - 1).div(b, rounding_mode="floor")  # (n,) the last may be shorter than b
+    # Rows that only fill a batch run past the last block; they stay on it. A short block is seen with tokens before it.
+    start = (torch.minimum(canvas.block, blocks - 1) * b - canvas.offset).clamp(max=G - b)
+    within = (start + canvas.masked.shape[1] - G)[:, None] + torch.arange(b, device=canvas.x.device)  # (n, b)
     at = canvas.columns.gather(1, within) + canvas.x.shape[1]  # (n, b) place in the canvas
     keys = row_keys(canvas.ids, config.seed) + canvas.nfe
     real = canvas.real if padded else None  # no mask lets the fastest attention kernels run
@@ -94,7 +95,7 @@ def advance(
     done = ~(masked & ~commit).any(dim=1)
     canvas.block.add_(done)
     canvas.step.add_(1).mul_(~done)
-    status = torch.where(canvas.block >= config.blocks, FINISHED, RUNNING)
+    status = torch.where(canvas.block >= blocks, FINISHED, RUNNING)
     if config.stop_at_eos:
         status = torch.where(first_eos(canvas, eos_ids) < first_true(canvas.masked[:, -G:]), FINISHED, status)
     status = torch.where(certainty.isfinite().all(dim=1), status, BROKEN)

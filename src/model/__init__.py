@@ -1,13 +1,25 @@
-"""LLaDA in the released checkpoint layout, registered with transformers' Auto classes."""
+"""LLaDA and Dream in their released checkpoint layouts, registered with transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from src.model.checkpoint import CheckpointError
-from src.model.configuration import LLaDAConfig
-from src.model.llada import LLaDAModelLM, LLaDAOutput
+from src.model.configuration import DiffusionConfig, LLaDAConfig
+from src.model.dream import DreamModel
+from src.model.dream_configuration import DreamConfig
+from src.model.llada import DiffusionLM, LLaDAModelLM, LLaDAOutput
 
-AutoConfig.register("llada", LLaDAConfig)
-AutoModel.register(LLaDAConfig, LLaDAModelLM)
-AutoModelForCausalLM.register(LLaDAConfig, LLaDAModelLM)
+for model in (LLaDAModelLM, DreamModel):
+    AutoConfig.register(model.config_class.model_type, model.config_class)
+    AutoModel.register(model.config_class, model)
+    AutoModelForCausalLM.register(model.config_class, model)
 
-__all__ = ["CheckpointError", "LLaDAConfig", "LLaDAModelLM", "LLaDAOutput"]
+__all__ = [
+    "CheckpointError",
+    "DiffusionConfig",
+    "DiffusionLM",
+    "DreamConfig",
+    "DreamModel",
+    "LLaDAConfig",
+    "LLaDAModelLM",
+    "LLaDAOutput",
+]

@@ -1,4 +1,6 @@
-"""LLaDA: a bidirectional transformer whose module names are the keys of the released checkpoints.
+"""LLaDA: a masked diffusion transformer whose module names are the keys of the released checkpoints.
+
+`Block` and `DiffusionLM` are the arithmetic; a backbone says where its checkpoint keeps the parts (see also dream.py).
 
 Letters in shapes: B batch, L sequence, d d_model, H heads, K key/value heads, D head dim, V embedding_size.
 """
@@ -13,9 +15,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from src.diffusion.attention import positions_of, visible_keys
+from src.diffusion.attention import block_causal, block_of, positions_of, visible_keys
 from src.model.checkpoint import check_folder, check_loading
-from src.model.configuration import LLaDAConfig
+from src.model.configuration import DiffusionConfig, LLaDAConfig
 
 
 @dataclass
@@ -23,8 +25,8 @@ class LLaDAOutput(ModelOutput):
     """What one forward pass returns.
 
     logits: (B, L, V), or only the rows asked for with `logits_at`.
-    last_hidden_state: (B, L, d) after the final norm, what the head reads; (B, n, d) with an integer `logits_at`,
-        since the last block then computes those rows only.
+    last_hidden_state: (B, L, d) after the final norm, what the head reads for each token; (B, n, d) with an integer
+        `logits_at`, since the last block then computes those rows only.
     hidden_states: n_layers + 1 tensors (B, L, d) when asked for: embeddings, then each block's output before the norm.
     reduced: what `reduce` made of the rows, in place of logits, when it was given.
     """
@@ -62,23 +64,12 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-class LLaDABlock(GradientCheckpointingLayer):
-    """Pre-norm attention and SwiGLU, no biases."""
+class Block(GradientCheckpointingLayer):
+    """Pre-norm attention and SwiGLU on parts that a backbone names."""
 
-    def __init__(self, config: LLaDAConfig):
+    def __init__(self, config: DiffusionConfig):
         super().__init__()
-        d, hidden = config.d_model, config.mlp_hidden_size
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.head_dim = d // config.n_heads
-        self.attn_norm = RMSNorm(d, config.rms_norm_eps)
-        self.q_proj = nn.Linear(d, d, bias=False)
-        self.k_proj = nn.Linear(d, self.n_kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(d, self.n_kv_heads * self.head_dim, bias=False)
-        self.attn_out = nn.Linear(d, d, bias=False)
-        self.ff_norm = RMSNorm(d, config.rms_norm_eps)
-        self.ff_proj = nn.Linear(d, hidden, bias=False)
-        self.up_proj = nn.Linear(d, hidden, bias=False)
-        self.ff_out = nn.Linear(hidden, d, bias=False)
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
 
     def attend(self, x, cos, sin, allowed, cache, at):
         B, L, _ = x.shape
@@ -89,6 +80,8 @@ class LLaDABlock(GradientCheckpointingLayer):
         q, k = rotate(q, rows(cos[:, 0], at)[:, None], rows(sin[:, 0], at)[:, None]), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v)  # (B, K, all columns, D)
+        if at is not None and allowed is not None and allowed.shape[2] > 1:
+            allowed = rows(allowed[:, 0], at)[:, None]  # (B, 1, n, all columns)
         grouped = self.n_heads != self.n_kv_heads
         if grouped and allowed is not None:  # with a mask the fused GPU kernels take no grouped heads
             k, v = (t.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1) for t in (k, v))  # (B, H, L, D)
@@ -113,6 +106,23 @@ class OutputHead(nn.Linear):
         return super().forward(rows) if reduce is None else reduce(rows, self.weight)
 
 
+class LLaDABlock(Block):
+    """The parts under LLaDA's names, without biases."""
+
+    def __init__(self, config: LLaDAConfig):
+        super().__init__(config)
+        d, hidden, kv = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
+        self.attn_norm = RMSNorm(d, config.rms_norm_eps)
+        self.q_proj = nn.Linear(d, d, bias=False)
+        self.k_proj = nn.Linear(d, kv, bias=False)
+        self.v_proj = nn.Linear(d, kv, bias=False)
+        self.attn_out = nn.Linear(d, d, bias=False)
+        self.ff_norm = RMSNorm(d, config.rms_norm_eps)
+        self.ff_proj = nn.Linear(d, hidden, bias=False)
+        self.up_proj = nn.Linear(d, hidden, bias=False)
+        self.ff_out = nn.Linear(hidden, d, bias=False)
+
+
 class LLaDATransformer(nn.Module):
     """Holds `transformer.*` so that keys read `model.transformer.blocks.0.q_proj.weight` as released."""
 
@@ -128,20 +138,17 @@ class LLaDATransformer(nn.Module):
         )
 
 
-class LLaDAModelLM(PreTrainedModel):
-    """LLaDA with its output head; position i predicts token i, every position sees every other."""
+class DiffusionLM(PreTrainedModel):
+    """A masked diffusion model with its output head; logits at position i predict token i, whatever the backbone.
 
-    config_class = LLaDAConfig
+    What a position sees is the configuration's: every other, or no block after its own. Subclasses have `embedding`,
+    `blocks`, `final_norm` and the output embeddings.
+    """
+
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LLaDABlock"]
     _supports_sdpa = True
-
-    def __init__(self, config: LLaDAConfig):
-        super().__init__(config)
-        self.model = LLaDATransformer(config)
-        self.post_init()
 
     def _init_weights(self, module: nn.Module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -150,14 +157,27 @@ class LLaDAModelLM(PreTrainedModel):
             nn.init.ones_(module.weight)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.model.transformer["wte"]
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.model.transformer["ff_out"]
+        return self.embedding
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (..., V) of final hidden states (..., d)."""
-        return self.model.transformer["ff_out"](hidden)
+        return self.get_output_embeddings()(hidden)
+
+    def visible(self, attention_mask, positions, cache, prompt_length, block_length) -> torch.Tensor | None:
+        """Which keys each query sees, bool broadcasting to (B, H, L, all columns); None = all. See `forward`."""
+        real = None if attention_mask is None else visible_keys(attention_mask)  # (B, 1, 1, L)
+        if self.config.attention == "bidirectional":
+            return real
+        if self.config.block_grid == "absolute":
+            origin = positions.new_zeros(1)
+        elif prompt_length is not None:
+            origin = prompt_length
+        else:
+            raise ValueError("this checkpoint's blocks start where the answer starts: pass prompt_length")
+        everywhere = positions if cache is None else positions_of(attention_mask, attention_mask)
+        block_length = self.config.block_length if block_length is None else block_length
+        earlier = block_causal(block_of(positions, origin, block_length), block_of(everywhere, origin, block_length))
+        return earlier if real is None else earlier & real
 
     def forward(
         self,
@@ -167,6 +187,8 @@ class LLaDAModelLM(PreTrainedModel):
         output_hidden_states: bool = False,
         positions: torch.Tensor | None = None,
         cache=None,
+        prompt_length: torch.Tensor | None = None,
+        block_length: int | None = None,
         reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> LLaDAOutput:
         """Predict the token at every position.
@@ -175,31 +197,32 @@ class LLaDAModelLM(PreTrainedModel):
         cache: where each layer leaves its keys and values and finds those of all columns, see src/decoding/caches.py;
         input_ids then holds only the columns to recompute, positions (B, L) their places and attention_mask all columns.
         logits_at: apply the head there only; bool (B, L) gives logits (N, V) of the N true positions in order,
-        integer (B, n) gives logits (B, n, V) of those positions of each row.
+        integer (B, n) gives logits (B, n, V) of those positions of each row. Where outputs are shifted, the column
+        before must be there too.
+        prompt_length: (B,) tokens before the answer, needed if blocks start there. block_length: default the config's.
         reduce: called with those rows (N, d) and the head's weight (V, d) in place of the head; no logits are built.
         """
-        parts = self.model.transformer
-        allowed = None if attention_mask is None else visible_keys(attention_mask)  # (B, 1, 1, L)
-        head_dim = self.config.d_model // self.config.n_heads
         if positions is None:
             positions = positions_of(input_ids, attention_mask)
-        cos, sin = rotary_angles(positions, head_dim, self.config.rope_theta)
-        x = parts["wte"](input_ids)  # (B, L, d)
+        allowed = self.visible(attention_mask, positions, cache, prompt_length, block_length)
+        cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        x = self.embedding(input_ids)  # (B, L, d)
         states = [x]
         some = logits_at is not None and logits_at.dtype != torch.bool and not output_hidden_states
-        some = some and (allowed is None or allowed.shape[2] == 1)  # a mask per query would have to be cut too
-        for i, block in enumerate(parts["blocks"]):
-            last = logits_at if some and i == self.config.n_layers - 1 else None
+        source = output_columns(positions, self.config.output_shift)
+        wanted = rows(source[..., None], logits_at)[..., 0] if some and source is not None else logits_at
+        for i, block in enumerate(self.blocks):
+            last = wanted if some and i == self.config.n_layers - 1 else None
             x = block(x, cos, sin, allowed, None if cache is None else cache.layer(i), last)
             if output_hidden_states:
                 states.append(x)
-        x = parts["ln_f"](x)
+        x = self.final_norm(x) if some else rows(self.final_norm(x), source)
         chosen = x if some else rows(x, logits_at)
         return LLaDAOutput(
             logits=self.head(chosen) if reduce is None else None,
             last_hidden_state=x,
             hidden_states=tuple(states) if output_hidden_states else None,
-            reduced=None if reduce is None else parts["ff_out"](chosen, reduce),
+            reduced=None if reduce is None else self.get_output_embeddings()(chosen, reduce),
         )
 
     @classmethod
@@ -217,11 +240,49 @@ class LLaDAModelLM(PreTrainedModel):
         return (model, report) if output_loading_info else model
 
 
+class LLaDAModelLM(DiffusionLM):
+    """LLaDA: the output at position i predicts token i."""
+
+    config_class = LLaDAConfig
+    _no_split_modules = ["LLaDABlock"]
+
+    def __init__(self, config: LLaDAConfig):
+        super().__init__(config)
+        self.model = LLaDATransformer(config)
+        self.post_init()
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.model.transformer["wte"]
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.transformer["blocks"]
+
+    @property
+    def final_norm(self) -> RMSNorm:
+        return self.model.transformer["ln_f"]
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.model.transformer["ff_out"]
+
+
+def output_columns(positions: torch.Tensor, shift: int) -> torch.Tensor | None:
+    """Column of the output that predicts each token, from positions (B, L); None = its own, for all.
+
+    With a shift of 1 it is the column before; a row's first token has none before it and keeps its own (Dream).
+    """
+    if shift == 0:
+        return None
+    own = torch.arange(positions.shape[1], device=positions.device)
+    return (own - shift * (positions > 0)).clamp(min=0)  # (B, L)
+
+
 def rows(hidden: torch.Tensor, at: torch.Tensor | None) -> torch.Tensor:
-    """The rows of hidden (B, L, d) named by `logits_at` of LLaDAModelLM.forward."""
+    """The rows of hidden (B, L, d) named by `logits_at` of DiffusionLM.forward."""
     if at is None:
         return hidden
     if at.dtype == torch.bool:
         return hidden[at]  # (N, d)
-    hidden = hidden.expand(at.shape[0], -1, -1)  # angles without padding are one row for all
-    return hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, n, d)
+    B = max(len(hidden), len(at))  # without padding one row of angles or places serves all
+    return hidden.expand(B, -1, -1).gather(1, at[..., None].expand(B, -1, hidden.shape[-1]))  # (B, n, d)

@@ -106,11 +106,10 @@ class DSCDTrainer(RunTrainer):
             )
             return torch.stack(parts)  # (3,): a launcher's hooks know tensors, not our tuple
 
+        context = {name: inputs[name] for name in ("attention_mask", "prompt_length")}
         corrupted = x0.masked_fill(student_masked, self.mask_id), scored
         teacher = (x0.masked_fill(teacher_masked, self.mask_id), kl_at) if weight > 0 else None
-        parts = forward_both(
-            model, inputs["attention_mask"], corrupted, teacher, loss, frozen=self.teacher, adapted=self.model
-        )
+        parts = forward_both(model, context, corrupted, teacher, loss, frozen=self.teacher, adapted=self.model)
         if self.model.training:
             self.record("consistency", parts[1])
             self.record("reconstruction", parts[2])

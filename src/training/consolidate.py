@@ -17,8 +17,8 @@ from transformers import Trainer
 
 from src.config import exit_with_message, load, require
 from src.decoding.generation_settings import GenerationSettings
-from src.model import LLaDAConfig, LLaDAModelLM
-from src.model.loading import load_tokenizer
+from src.model import DiffusionConfig
+from src.model.loading import load_config, load_tokenizer, model_of
 from src.settings import ExperimentConfig
 
 
@@ -69,14 +69,14 @@ def full_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def write_released(
-    weights: dict[str, torch.Tensor], config: LLaDAConfig, dtype: str, tokenizer_from: str, out: Path
+    weights: dict[str, torch.Tensor], config: DiffusionConfig, dtype: str, tokenizer_from: str, out: Path
 ) -> None:
     """Write weights, config, tokenizer and generation settings; `out` appears only when it is complete and loads."""
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     kind = getattr(torch, dtype)
     with torch.device("meta"):
-        model = LLaDAModelLM(config).to(kind)
+        model = model_of(config).to(kind)
     missing = model.state_dict().keys() ^ weights.keys()
     require(not missing, f"{len(missing)} weights do not fit the model, first {min(missing, default='')}")
     model.save_pretrained(partial, state_dict={key: tensor.to(kind).contiguous() for key, tensor in weights.items()})
@@ -92,7 +92,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
     require(settings.is_file(), f"{settings} does not exist: {checkpoint} is not a checkpoint of training")
     require(not out.exists(), f"{out} exists: choose another folder")
     experiment = load(ExperimentConfig, settings)
-    config = LLaDAConfig.from_pretrained(experiment.teacher)
+    config = load_config(experiment.teacher)
     write_released(read_weights(checkpoint), config, experiment.train.export_dtype, experiment.teacher, out)
 
 

@@ -5,20 +5,24 @@ import re
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from src.model import LLaDAModelLM
+from src.model import DiffusionLM
 from src.settings import LoRAConfig
 
 # Logits after the merge may differ from those before by this share of their norm: rounding of the merged weights.
 MERGE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-BLOCKS = "model.transformer.blocks."
 
 
-def target_names(model: LLaDAModelLM, patterns: tuple[str, ...]) -> list[str]:
+def target_names(model: DiffusionLM, patterns: tuple[str, ...]) -> list[str]:
     """Full names of the matrices inside the blocks that the patterns match whole, without `...blocks.N.` before them.
 
     Raises ValueError for a pattern that matches nothing, naming those there are.
     """
-    linear = {n: n.removeprefix(BLOCKS).partition(".")[2] for n, m in model.named_modules() if is_block_matrix(n, m)}
+    blocks = next(name for name, module in model.named_modules() if module is model.blocks) + "."
+    linear = {
+        name: name.removeprefix(blocks).partition(".")[2]
+        for name, module in model.named_modules()
+        if name.startswith(blocks) and isinstance(module, torch.nn.Linear)
+    }
     for pattern in patterns:
         if not any(re.fullmatch(pattern, short) for short in linear.values()):
             known = ", ".join(dict.fromkeys(linear.values()))
@@ -26,11 +30,7 @@ def target_names(model: LLaDAModelLM, patterns: tuple[str, ...]) -> list[str]:
     return [name for name, short in linear.items() if any(re.fullmatch(pattern, short) for pattern in patterns)]
 
 
-def is_block_matrix(name: str, module: torch.nn.Module) -> bool:
-    return name.startswith(BLOCKS) and isinstance(module, torch.nn.Linear)
-
-
-def add_adapters(model: LLaDAModelLM, config: LoRAConfig) -> PeftModel:
+def add_adapters(model: DiffusionLM, config: LoRAConfig) -> PeftModel:
     """The model with adapters, float32 whatever its own dtype, as the only weights that train; they start as zero."""
     names = target_names(model, config.targets)
     adapters = LoraConfig(
@@ -40,7 +40,7 @@ def add_adapters(model: LLaDAModelLM, config: LoRAConfig) -> PeftModel:
 
 
 @torch.no_grad()
-def merge_adapters(model: PeftModel, batch: dict[str, torch.Tensor]) -> tuple[LLaDAModelLM, float]:
+def merge_adapters(model: PeftModel, batch: dict[str, torch.Tensor]) -> tuple[DiffusionLM, float]:
     """The student with its adapters added into the weights, and by how much its logits on a batch changed (relative).
 
     batch: AnswerCollator's, on the model's device; its answers are masked. Raises ArithmeticError above MERGE_TOLERANCE.
@@ -48,9 +48,10 @@ def merge_adapters(model: PeftModel, batch: dict[str, torch.Tensor]) -> tuple[LL
     model.eval()
     mask_id, dtype = model.config.mask_token_id, model.get_base_model().get_output_embeddings().weight.dtype
     x = batch["input_ids"].masked_fill(batch["answer"], mask_id)
-    before = model(x, batch["attention_mask"], batch["answer"]).logits.float()  # (N, V)
+    inputs = {name: batch[name] for name in ("attention_mask", "prompt_length")}
+    before = model(x, **inputs, logits_at=batch["answer"]).logits.float()  # (N, V)
     merged = model.merge_and_unload()
-    after = merged(x, batch["attention_mask"], batch["answer"]).logits.float()
+    after = merged(x, **inputs, logits_at=batch["answer"]).logits.float()
     change = ((after - before).norm() / before.norm()).item()
     if not change <= MERGE_TOLERANCE[dtype]:  # also false for nan
         raise ArithmeticError(

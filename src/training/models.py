@@ -9,12 +9,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from src.config import require
-from src.model import LLaDAConfig, LLaDAModelLM
+from src.model import DiffusionConfig, DiffusionLM
+from src.model.loading import load_model
 from src.settings import ExperimentConfig, FormatConfig, TrainConfig
 from src.training.chunked_loss import Rows
 
 
-def check_fit(config: LLaDAConfig, tokenizer: PreTrainedTokenizerBase, form: FormatConfig, folder: str) -> None:
+def check_fit(config: DiffusionConfig, tokenizer: PreTrainedTokenizerBase, form: FormatConfig, folder: str) -> None:
     """Raise ValueError unless model and tokenizer mean the same by a token id and the rows fit; reads no weights."""
     require(
         len(tokenizer) <= config.embedding_size,
@@ -60,11 +61,11 @@ def teacher_dtype(config: TrainConfig) -> torch.dtype:
     return low_precision(config) if config.teacher_dtype == "auto" else getattr(torch, config.teacher_dtype)
 
 
-def build_teacher(config: ExperimentConfig) -> LLaDAModelLM | None:
+def build_teacher(config: ExperimentConfig) -> DiffusionLM | None:
     """The frozen teacher, or None with LoRA, where it is the student with its adapters off."""
     if config.lora is not None:
         return None
-    teacher = LLaDAModelLM.from_pretrained(config.teacher, dtype=teacher_dtype(config.train))
+    teacher = load_model(config.teacher, dtype=teacher_dtype(config.train))
     compile_blocks(teacher, config.train)
     return teacher
 
@@ -77,28 +78,28 @@ def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch
     """
     low = low_precision(config.train)
     if config.lora is None:
-        student = LLaDAModelLM.from_pretrained(config.teacher, dtype=low if masters_elsewhere else torch.float32)
+        student = load_model(config.teacher, dtype=low if masters_elsewhere else torch.float32)
         compile_blocks(student, config.train)
         return student
     in_parts = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
     from src.training.lora import add_adapters  # needs peft, which nothing else does
 
-    base = LLaDAModelLM.from_pretrained(config.teacher, dtype=low)
+    base = load_model(config.teacher, dtype=low)
     compile_blocks(base, config.train)
     return add_adapters(base, config.lora)
 
 
-def compile_blocks(model: LLaDAModelLM, config: TrainConfig) -> None:
+def compile_blocks(model: DiffusionLM, config: TrainConfig) -> None:
     """torch.compile each block in place: one compilation serves all, names in the checkpoint stay, the loss is left."""
     if config.compile:
-        for block in model.model.transformer["blocks"]:
+        for block in model.blocks:
             block.compile(dynamic=True)
 
 
 def forward_both(
     model: torch.nn.Module,
-    attention_mask: torch.Tensor,
+    context: dict[str, torch.Tensor],
     student: tuple[torch.Tensor, torch.Tensor],
     teacher: tuple[torch.Tensor, torch.Tensor] | None,
     loss: Callable[[Rows, Rows | None], torch.Tensor],
@@ -108,7 +109,8 @@ def forward_both(
 ) -> torch.Tensor:
     """loss(student's Rows, teacher's Rows or None), called where both heads' weights are at hand.
 
-    model: the student as the launcher wrapped it. student, teacher: (input_ids (B, L), bool (B, L) where to take rows).
+    model: the student as the launcher wrapped it. context: attention_mask (B, L) and prompt_length (B,).
+    student, teacher: (input_ids (B, L), bool (B, L) where to take rows).
     frozen: the teacher; None if it is `adapted`, the bare student, with its adapters off.
     Each head is entered once whatever the number of rows: launchers that gather a sharded weight on entry would hang
     if processes entered unequally often.
@@ -116,7 +118,7 @@ def forward_both(
 
     def run(which, inputs: tuple, reduce: Callable) -> torch.Tensor:
         x, at = inputs
-        return which(input_ids=x, attention_mask=attention_mask, logits_at=at, reduce=reduce).reduced
+        return which(input_ids=x, **context, logits_at=at, reduce=reduce).reduced
 
     if teacher is None:
         return run(model, student, lambda h, head: loss(Rows(h, head), None))

@@ -5,7 +5,7 @@ import time
 import psutil
 import torch
 
-from src.model import LLaDAConfig
+from src.model import DiffusionConfig
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -29,7 +29,7 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def forward_flops(config: LLaDAConfig, rows: int, length: int, head_rows: float) -> float:
+def forward_flops(config: DiffusionConfig, rows: int, length: int, head_rows: float) -> float:
     """Operations of one forward pass over (rows, length) tokens with the head on head_rows of them.
 
     Two per weight and token, and 4 L d per token and layer for the products of bidirectional attention.

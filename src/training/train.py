@@ -17,8 +17,8 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from src.config import command_line, dump, exit_with_message, load, require
 from src.data.examples import AnswerCollator, AnswerDataset
 from src.data.rows import read_jsonl
-from src.model import LLaDAConfig, LLaDAModelLM
-from src.model.loading import load_tokenizer
+from src.model import DiffusionConfig
+from src.model.loading import load_config, load_tokenizer, model_of
 from src.settings import ExperimentConfig, TrainConfig
 from src.training.cad_eval import CADEvaluator, score_of
 from src.training.consistency_loss import DSCDTrainer
@@ -94,10 +94,10 @@ def load_split(config: ExperimentConfig, split: str, tokenizer, limit: int | Non
     return dataset
 
 
-def parameter_count(config: LLaDAConfig) -> int:
+def parameter_count(config: DiffusionConfig) -> int:
     """Parameters of a model of this shape, however its weights are spread over processes."""
     with torch.device("meta"):
-        return LLaDAModelLM(config).num_parameters()
+        return model_of(config).num_parameters()
 
 
 def bytes_to_write(trainer: DSCDTrainer, config: ExperimentConfig) -> int:
@@ -142,7 +142,7 @@ def build_trainer(config: ExperimentConfig, output: Path) -> DSCDTrainer:
     set_seed(config.train.seed)
     check_packages(config)
     tokenizer = load_tokenizer(config.teacher)
-    check_fit(LLaDAConfig.from_pretrained(config.teacher), tokenizer, config.format, config.teacher)
+    check_fit(load_config(config.teacher), tokenizer, config.format, config.teacher)
     data = load_split(config, "train", tokenizer)
     held_out = load_split(config, "validation", tokenizer, config.train.eval_rows)
     evaluator = cad_evaluator(config, tokenizer)
@@ -157,7 +157,7 @@ def build_trainer(config: ExperimentConfig, output: Path) -> DSCDTrainer:
         f"{processes_asked(config.train)} were asked for: start with python -m src.training.launch",
     )
     if config.train.shard_teacher and teacher is not None:
-        shard_frozen(teacher.requires_grad_(False), teacher.model.transformer["blocks"], arguments.device)
+        shard_frozen(teacher.requires_grad_(False), teacher.blocks, arguments.device)
     student = build_student(config, masters_elsewhere=arguments.deepspeed_plugin is not None)
     trainer = DSCDTrainer(
         student,

@@ -78,6 +78,8 @@ def test_batches(tokenizer, attend):
     short = len(dataset[1]["prompt"]) + 3
     assert (batch["input_ids"][1, short:] == 0).all() and not batch["answer"][1, short:].any()
     assert torch.equal(batch["example_id"], torch.tensor([0, 1]))
+    assert batch["prompt_length"].tolist() == [len(dataset[i]["prompt"]) for i in range(2)]
+    assert torch.equal(batch["answer"].int().argmax(1), batch["prompt_length"])
 
 
 def test_end_ids_are_eos_and_end_of_turn(tokenizer):
