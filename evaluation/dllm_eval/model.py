@@ -1,0 +1,237 @@
+"""The lm-eval model `LLaDA`: text through the decode loop, log-likelihoods by the Monte Carlo estimate."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from itertools import groupby
+
+import torch
+from accelerate import PartialState
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from evaluation.dllm_eval.answers import Answer, AnswerLog, Key, fingerprint
+from evaluation.dllm_eval.generation import Job, check_length, finished
+from evaluation.dllm_eval.options import make_decoder, task_options
+from evaluation.dllm_eval.recorder import Recorder
+from src.data.examples import end_ids
+from src.decoding import DecodeConfig, FixedSteps, decode_stream
+from src.decoding.generation_settings import GenerationSettings
+from src.decoding.likelihood import log_likelihoods
+from src.model.loading import load_for_inference
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def join_processes() -> PartialState:
+    """This process's place among those that accelerate or torchrun started; each has its own GPU."""
+    # Processes finish their shares at different times, and the first to wait must not give up on the last.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=24))
+
+
+@register_model("LLaDA")
+class LLaDA(TemplateLM):
+    """A masked diffusion model under lm-eval.
+
+    pretrained, dtype, mc_samples: see ModelOptions. batch_size: rows decoded together; it changes no answer.
+    log: finished answers of earlier runs, and where new ones go. recorder: told of every answer, for scores and progress.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        batch_size: int | str = 1,
+        dtype: str = "auto",
+        mc_samples: int = 128,
+        seed: int = 42,
+        log: AnswerLog | None = None,
+        recorder: Recorder | None = None,
+    ):
+        super().__init__()
+        state = join_processes()
+        self._rank, self._world_size, self._device = state.process_index, state.num_processes, state.device
+        self.state = state
+        self.model, self.tokenizer = load_for_inference(pretrained, dtype=DTYPES[dtype])
+        self.settings = GenerationSettings.load(pretrained)
+        self.mask_id, self.eos_ids = self.model.config.mask_token_id, end_ids(self.tokenizer)
+        self.batch_size, self.mc_samples, self.seed = int(batch_size), mc_samples, seed
+        self.log, self.recorder = log, recorder or Recorder()
+        self.done: dict[Key, Answer] = {}
+
+    # Several processes: lm-eval gives each its share of the documents and gathers the results through these.
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.world_size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts) if tensor.ndim == 0 else torch.cat(parts)
+
+    def gather_object(self, obj, dst: int = 0) -> list | None:
+        if self.world_size == 1:
+            return [obj]
+        parts = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object(obj, parts, dst=dst)
+        return parts
+
+    def barrier(self) -> None:
+        self.state.wait_for_everyone()
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        begin = self.tokenizer.bos_token_id
+        return self.eot_token_id if begin is None else begin
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.tokenizer.name_or_path.replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
+        if add_special_tokens is None:  # a chat template has written them out already
+            begin = self.tokenizer.bos_token
+            add_special_tokens = begin is None or not string.startswith(begin)
+        return self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"]
+
+    def keep(self, key: Key, request: str, instance: Instance, answer: Answer) -> None:
+        """A new answer: on disk first, then counted."""
+        if self.log is not None:
+            self.log.put(key, request, answer)
+        self.done[key] = answer
+        self.recorder.add(key, instance, answer)
+
+    def keyed(self, requests: Sequence[Instance]) -> list[tuple[Key, str, Instance]]:
+        """Each request with its key and hash; what earlier runs answered is taken over.
+
+        lm-eval passes a request that is to be repeated several times over, and pads the processes' shares with copies.
+        """
+        seen: Counter = Counter()
+        entries = []
+        for instance in requests:
+            place = (instance.task_name, instance.doc_id, instance.idx)
+            key = (*place, seen[place] % instance.repeats)
+            seen[place] += 1
+            request = fingerprint(instance.args, instance.doc)
+            entries.append((key, request, instance))
+            stored = self.log.get(key, request) if self.log is not None and key not in self.done else None
+            if stored is not None:
+                self.done[key] = stored
+                self.recorder.add(key, instance, stored)
+        return entries
+
+    def waiting(self, requests: Sequence[Instance]) -> list[tuple[Key, str, Instance]]:
+        """Requests without an answer, each once; opens the progress bar."""
+        self.recorder.start(len({(r.task_name, r.doc_id, r.idx, n) for r in requests for n in range(r.repeats)}))
+        entries = {key: (key, request, instance) for key, request, instance in self.keyed(requests)}
+        return [entry for key, entry in entries.items() if key not in self.done]
+
+    def answers(self, requests: Sequence[Instance]) -> list[Answer]:
+        """The answers in the order of the requests."""
+        self.recorder.stop()
+        return [self.done[key] for key, _, _ in self.keyed(requests)]
+
+    def job(self, key: Key, request: str, instance: Instance) -> Job:
+        context, arguments = instance.args
+        options, until = task_options(arguments)
+        decoder = make_decoder(options, self.settings, self.mask_id, self.eos_ids, self.seed)
+        return Job(key, request, instance, self.tok_encode(context), decoder, until)
+
+    def text(self, tokens: torch.Tensor, until: tuple[str, ...]) -> str:
+        """The answer up to the first string that ends it."""
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text[: min((text.find(end) for end in until if end in text), default=len(text))]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        jobs = [self.job(*entry) for entry in self.waiting(requests)]
+        check_length(jobs, self.model.config.max_sequence_length)
+        for (_, decoder), group in group_by(jobs, lambda job: (job.key[0], job.decoder)):
+            for job, part, row, seconds, clock in finished(self.model, group, decoder, self.batch_size):
+                length = part.lengths[row].item()
+                answer = Answer(
+                    text=self.text(part.tokens[row, :length], job.until),
+                    nfe=part.nfe[row].item(),
+                    tokens=length,
+                    seconds=seconds,
+                    clock=clock,
+                    session=1 if self.log is None else self.log.session,
+                    rank=self.rank,
+                    truncated=length == decoder.config.gen_length,
+                )
+                self.keep(job.key, job.request, job.instance, answer)
+        return [answer.text for answer in self.answers(requests)]
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        self.score(requests, self.pair)
+        return [(answer.log_likelihood, answer.greedy) for answer in self.answers(requests)]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        self.score(requests, self.windows)
+        return [answer.log_likelihood for answer in self.answers(requests)]
+
+    def _loglikelihood_tokens(self, requests, **_):
+        raise NotImplementedError("loglikelihood does its own scoring, request by request")
+
+    def pair(self, instance: Instance) -> list[tuple[list[int], list[int]]]:
+        """Context and continuation as ids, cut as lm-eval cuts them; an empty context becomes the first token."""
+        context, continuation = instance.args
+        if context == "":
+            return [([self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False))]
+        return [self._encode_pair(context, continuation)]
+
+    def windows(self, instance: Instance) -> list[tuple[list[int], list[int]]]:
+        """A whole text as disjoint windows that the model can take."""
+        windows = get_rolling_token_windows(
+            token_list=self.tok_encode(instance.args[0], add_special_tokens=False),
+            prefix_token=self.prefix_token_id,
+            max_seq_len=self.model.config.max_sequence_length - 1,
+            context_len=1,
+        )
+        return [make_disjoint_window(window) for window in windows]
+
+    def score(self, requests: Sequence[Instance], pairs_of) -> None:
+        """Log-likelihood of every request, and whether one token per step, greedily, would have written it."""
+        for key, request, instance in self.waiting(requests):
+            pairs = [(torch.tensor(a), torch.tensor(b)) for a, b in pairs_of(instance)]
+            # Masks are drawn from the text itself, so that they depend on neither the batch nor the task's order.
+            ids = [int(fingerprint(a.tolist(), b.tolist())[:15], 16) for a, b in pairs]
+            total = sum(
+                log_likelihoods(
+                    self.model,
+                    pairs,
+                    mask_id=self.mask_id,
+                    samples=self.mc_samples,
+                    batch_size=self.batch_size,
+                    seed=self.seed,
+                    row_ids=ids,
+                )
+            )
+            self.keep(key, request, instance, Answer(log_likelihood=total, greedy=all(map(self.greedy, pairs))))
+
+    def greedy(self, pair: tuple[torch.Tensor, torch.Tensor]) -> bool:
+        """Whether decoding greedily, one token per step, gives exactly this continuation."""
+        prompt, answer = pair
+        n = len(answer)
+        config = DecodeConfig(mask_id=self.mask_id, gen_length=n, block_length=n, stop_at_eos=False)
+        (result,) = decode_stream(self.model, [prompt], FixedSteps(steps=n), config, batch_size=1)
+        return torch.equal(result.tokens[0], answer)
+
+
+def group_by(items: Sequence, key) -> Iterator[tuple[object, list]]:
+    """Items with equal keys together, in the order in which the keys first appear."""
+    order: dict = {}
+    for item in items:
+        order.setdefault(key(item), len(order))
+    for value, group in groupby(sorted(items, key=lambda item: order[key(item)]), key=key):
+        yield value, list(group)
