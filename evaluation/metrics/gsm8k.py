@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # not this folder, whose statistics is not the library's
 
 from evaluation.metrics.answers import answer_section, before_end, decimal, last_boxed, last_number
 from evaluation.metrics.verdict import NO_ANSWER, RIGHT, WRONG, Verdict, check_protocol

@@ -1,0 +1,73 @@
+"""Finding the program in a model's text."""
+
+import ast
+import re
+
+from evaluation.metrics.answers import answer_section, before_end
+
+_BLOCK = re.compile(r"```[ \t]*(?P<language>[\w+.-]*)[^\n]*\n(?P<code>.*?)(?P<end>\n?[ \t]*```|\Z)", re.DOTALL)
+PYTHON = ("python", "python3", "py")
+
+
+def blocks(text: str) -> list[tuple[str, str, bool]]:
+    """Fenced blocks as (language in lower case, code, whether the fence is closed)."""
+    found = _BLOCK.finditer(text.replace("\r\n", "\n"))
+    return [(block["language"].lower(), block["code"], bool(block["end"])) for block in found]
+
+
+def program_text(response: str) -> str | None:
+    """Default protocol: the first python block, else the first block, of the last <answer> section or else of the text.
+
+    A block that is cut off counts to the end of the text; without any block the text itself is taken if it is not empty.
+    """
+    text = before_end(response)
+    section = answer_section(text)
+    text = text if section is None else section
+    found = blocks(text)
+    python = [code for language, code, _ in found if language in PYTHON] or [code for _, code, _ in found]
+    return python[0] if python else text.replace("\r\n", "\n") if text.strip() else None
+
+
+def published_text(response: str, python_only: bool) -> str | None:
+    """Published protocol: the first closed block of the text, marked as python if python_only; None where there is none."""
+    for language, code, closed in blocks(before_end(response)):
+        if closed and (language in PYTHON or not python_only):
+            return code
+    return None
+
+
+def parses(program: str) -> bool:
+    """Whether Python can read the program."""
+    try:
+        ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: null bytes
+        return False
+    return True
+
+
+def defined_names(program: str) -> set[str]:
+    """Functions, classes and variables that a readable program defines at its top level."""
+    names = set()
+    for node in ast.parse(program).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            names |= {
+                part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+            }
+    return names
+
+
+def free_names(tests: str) -> set[str]:
+    """Names that tests use and do not bind anywhere: what they expect from the program, and builtins."""
+    used, bound = set(), set()
+    for node in ast.walk(ast.parse(tests)):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).split(".")[0])
+    return used - bound
