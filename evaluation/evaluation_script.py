@@ -127,7 +127,10 @@ def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: Model
     from src.model.loading import load_tokenizer
 
     check_folder(options.pretrained)
-    eos_ids, mask_id = end_ids(load_tokenizer(options.pretrained)), LLaDAConfig.from_pretrained(options.pretrained).mask_token_id
+    eos_ids, mask_id = (
+        end_ids(load_tokenizer(options.pretrained)),
+        LLaDAConfig.from_pretrained(options.pretrained).mask_token_id,
+    )
     state, stored = join_processes(), GenerationSettings.load(options.pretrained)
     scorer = Scorer(arguments.protocol, arguments.confirm_run_unsafe_code, state.num_processes)
     loaded = task_list.load(tasks, arguments.data_dir, arguments.include_path)
@@ -141,15 +144,15 @@ def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: Model
         arguments.limit is None or arguments.limit >= state.num_processes,
         f"--limit {arguments.limit} leaves some of the {state.num_processes} processes without a document: raise it",
     )
-    settings = json.loads(json.dumps(run_settings(arguments, options, pairs, manifest.weights_hash(options.pretrained))))
+    settings = json.loads(
+        json.dumps(run_settings(arguments, options, pairs, manifest.weights_hash(options.pretrained)))
+    )
     manifest.check_same_run(arguments.output_path, settings, write=state.is_main_process)
     log = AnswerLog(arguments.output_path, state.process_index)
     if log.resumed and state.is_main_process:
         print(f"{log.resumed} answers of an earlier run are kept", file=sys.stderr)
     recorder = Recorder(scorer, show=state.is_main_process)
-    model = LLaDA(
-        **asdict(options), batch_size=arguments.batch_size, seed=arguments.seed, log=log, recorder=recorder
-    )
+    model = LLaDA(**asdict(options), batch_size=arguments.batch_size, seed=arguments.seed, log=log, recorder=recorder)
     chat = all(map(is_ours, tasks)) if arguments.apply_chat_template is None else arguments.apply_chat_template
     found = evaluate(
         model,
@@ -161,10 +164,10 @@ def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: Model
         fewshot_as_multiturn=chat,
         confirm_run_unsafe_code=arguments.confirm_run_unsafe_code,
     )
-    samples, hashes = results.gathered(recorder, model), model.gather_object(manifest.prompt_hashes(recorder))
+    samples = results.gathered(recorder, model)
     if samples is None:
         return
-    about = manifest.manifest(settings, model, hashes, decoders)
+    about = manifest.manifest(settings, model, manifest.prompt_hashes(samples), decoders)
     if arguments.log_samples:
         for task, rows in found["samples"].items():
             lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]

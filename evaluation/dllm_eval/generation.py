@@ -79,9 +79,7 @@ def finished(
             entered.append(watch.now())
             yield torch.tensor(job.prompt)
 
-    parts = decode_stream(
-        model, arriving(), decoder.policy, decoder.config, batch_size=batch_size, row_ids=row_ids
-    )
+    parts = decode_stream(model, arriving(), decoder.policy, decoder.config, batch_size=batch_size, row_ids=row_ids)
     for part in parts:
         now = watch.pause()
         for row, i in enumerate(part.index.tolist()):

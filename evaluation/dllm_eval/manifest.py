@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from evaluation.dllm_eval.recorder import Recorder
+from evaluation.dllm_eval.answers import fingerprint
 
 PACKAGES = ("torch", "transformers", "accelerate", "lm_eval", "datasets", "math-verify", "tokenizers")
 PIECE = 1 << 20
@@ -62,12 +62,9 @@ def device_name(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def prompt_hashes(recorder: Recorder) -> dict[str, str]:
+def prompt_hashes(samples: dict[str, list[dict]]) -> dict[str, str]:
     """One hash per task over its prompts, chat template included, in the order of the documents."""
-    hashes: dict = {}
-    for (task, _), document in sorted(recorder.documents.items()):
-        hashes.setdefault(task, hashlib.sha256()).update(document.prompt.encode())
-    return {task: found.hexdigest()[:16] for task, found in hashes.items()}
+    return {task: fingerprint([row["prompt_hash"] for row in rows]) for task, rows in samples.items()}
 
 
 def check_same_run(folder: Path, settings: dict, write: bool) -> None:
@@ -88,7 +85,7 @@ def check_same_run(folder: Path, settings: dict, write: bool) -> None:
         partial.replace(file)
 
 
-def manifest(settings: dict, model, recorder_hashes: dict, decoders: dict) -> dict:
+def manifest(settings: dict, model, hashes: dict, decoders: dict) -> dict:
     """Commit, versions, device, dtype, seed, prompts, the full settings of every decoder used, and the run's own."""
     return {
         "commit": git_commit(),
@@ -97,9 +94,10 @@ def manifest(settings: dict, model, recorder_hashes: dict, decoders: dict) -> di
         "processes": model.world_size,
         "dtype": str(next(model.model.parameters()).dtype).removeprefix("torch."),
         "seed": model.seed,
-        "prompt_hash": recorder_hashes,
+        "prompt_hash": hashes,
         "decoders": {
-            task: {"policy": type(d.policy).__name__, **asdict(d.policy), **asdict(d.config)} for task, d in decoders.items()
+            task: {"policy": type(d.policy).__name__, **asdict(d.policy), **asdict(d.config)}
+            for task, d in decoders.items()
         },
         "settings": settings,
     }

@@ -97,7 +97,9 @@ def task_options(request: dict) -> tuple[GenerationOptions, tuple[str, ...]]:
     if options.gen_length is None and length is not None:
         block = options.block_length or min(GenerationSettings.block_length, length)
         values = {field.name: vars(options)[field.name] for field in fields(options)}
-        options = GenerationOptions(**(values | {"block_length": block, "gen_length": math.ceil(length / block) * block}))
+        options = GenerationOptions(
+            **(values | {"block_length": block, "gen_length": math.ceil(length / block) * block})
+        )
     return options, (until,) if isinstance(until, str) else tuple(until)
 
 

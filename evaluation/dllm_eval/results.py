@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean, median, quantiles
 
-from evaluation.dllm_eval.answers import Answer
+from evaluation.dllm_eval.answers import Answer, fingerprint
 from evaluation.dllm_eval.recorder import Document, Recorder
 from evaluation.dllm_eval.scoring import PREFIX
 from evaluation.metrics.statistics import wilson
@@ -28,6 +28,7 @@ def sample_of(doc_id: int, document: Document) -> dict:
         "tokens": mean(a.tokens for a in answers),
         "seconds": mean(a.seconds for a in answers),
         "truncated": any(a.truncated for a in answers),
+        "prompt_hash": fingerprint(document.prompt),
         "outcomes": [v.outcome for v in verdicts],
         "answers": [vars(a) for a in answers],
     }

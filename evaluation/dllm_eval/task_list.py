@@ -24,7 +24,10 @@ FILES = {
 def local_file(task: str, data_dir: Path) -> Path:
     """The file of a task's rows in a local folder. Raises ValueError if it is not there."""
     path = data_dir / FILES[task.removeprefix(PREFIX).removesuffix("_pass5")]
-    require(path.is_file(), f"{path} does not exist: --data_dir must hold it for {task} (or leave --data_dir out for the hub)")
+    require(
+        path.is_file(),
+        f"{path} does not exist: --data_dir must hold it for {task} (or leave --data_dir out for the hub)",
+    )
     return path
 
 

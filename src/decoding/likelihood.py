@@ -63,7 +63,9 @@ def log_likelihoods(
     for i, (prompt, answer) in enumerate(pairs):
         total, room = len(prompt) + len(answer), model.config.max_sequence_length
         if not len(prompt) or not len(answer) or total > room:
-            raise ValueError(f"pair {i} has {len(prompt)} + {len(answer)} tokens: neither may be 0, the sum at most {room}")
+            raise ValueError(
+                f"pair {i} has {len(prompt)} + {len(answer)} tokens: neither may be 0, the sum at most {room}"
+            )
     masks = [
         likelihood_masks(len(answer), samples if len(answer) > 1 else 1, row_keys(torch.tensor([row]), seed))
         for (_, answer), row in zip(pairs, row_ids, strict=True)
