@@ -112,7 +112,7 @@ def stock_table(results: dict) -> str:
         for name, value in metrics.items():
             metric, _, kind = name.partition(",")
             if isinstance(value, (int, float)) and kind and not metric.endswith("_stderr"):
-                error = metrics[f"{metric}_stderr,{kind}"] if f"{metric}_stderr,{kind}" in metrics else "none"
+                error = metrics.get(f"{metric}_stderr,{kind}", "none")
                 error = f"{error:.4f}" if isinstance(error, float) else error
                 lines.append(f"| {task} | {metric} ({kind}) | {value:.4f} | {error} |")
     return "\n".join(lines)
