@@ -8,20 +8,18 @@ report.md, pareto.png and training.png into the experiment's output_dir.
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
+from evaluation.measure import measure, summarise
 from evaluation.metrics import tiny
-from evaluation.metrics.statistics import wilson
 from evaluation.report import write_report
 from src.config import command_line, exit_with_message, load, require
-from src.data.examples import encode_prompt, end_ids
+from src.data.examples import end_ids
 from src.data.rows import digest, read_jsonl
-from src.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps, decode_stream
+from src.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps
 from src.model.loading import load_for_inference
 from src.settings import EvaluateConfig, ExperimentConfig
 
@@ -55,9 +53,9 @@ def models_of(config: ExperimentConfig) -> dict[str, Path]:
     return models
 
 
-def measure(model, tokenizer, rows: list[dict], decoder: Decoder, config: EvaluateConfig, label: str) -> dict:
-    """Decode and score all rows with one decoder: problems = {right (0/1), nfe, length before EOS}, and seconds."""
-    settings = DecodeConfig(
+def settings_of(model, tokenizer, config: EvaluateConfig) -> DecodeConfig:
+    """What the experiment fixes for every decoder of its grid."""
+    return DecodeConfig(
         mask_id=model.config.mask_token_id,
         eos_ids=end_ids(tokenizer),
         gen_length=config.gen_length,
@@ -65,31 +63,6 @@ def measure(model, tokenizer, rows: list[dict], decoder: Decoder, config: Evalua
         eos_hold_ratio=config.eos_hold_ratio,
         seed=config.seed,
     )
-    prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
-    right, nfe, length = [0] * len(rows), [0] * len(rows), [0] * len(rows)
-    start = time.perf_counter()
-    with tqdm(total=len(rows), desc=label, unit="problem", leave=False) as bar:
-        for part in decode_stream(model, prompts, decoder.policy, settings, batch_size=config.batch_size):
-            for j, i in enumerate(part.index.tolist()):
-                length[i], nfe[i] = part.lengths[j].item(), part.nfe[j].item()
-                right[i] = int(tiny.score(rows[i], tokenizer.decode(part.tokens[j, : length[i]])))
-            bar.update(len(part.index))
-    problems = {"right": right, "nfe": nfe, "length": length}
-    return {"problems": problems, "seconds": time.perf_counter() - start}
-
-
-def summarise(cell: dict) -> dict:
-    """Means over the problems of a cell, the accuracy with its Wilson interval."""
-    right, nfe, length = (sum(cell["problems"][name]) for name in ("right", "nfe", "length"))
-    n = len(cell["problems"]["right"])
-    return {
-        "accuracy": right / n,
-        "accuracy_95": wilson(right, n),
-        "nfe": nfe / n,
-        "tokens_before_eos": length / n,
-        "tokens_per_forward": length / nfe,
-        "tokens_per_second": length / cell["seconds"],
-    }
 
 
 def fingerprint(folder: Path, rows: list[dict], config: EvaluateConfig) -> str:
@@ -121,7 +94,15 @@ def run_grid(config: ExperimentConfig) -> dict:
                 cell = json.loads(file.read_text()) if file.is_file() else {}
                 if cell.get("fingerprint") != mark:
                     loaded = loaded or load_for_inference(folder)
-                    cell = measure(*loaded, rows, decoder, config.evaluate, f"{name} {decoder.name}")
+                    cell = measure(
+                        *loaded,
+                        rows,
+                        decoder.policy,
+                        settings_of(*loaded, config.evaluate),
+                        batch_size=config.evaluate.batch_size,
+                        score=tiny.score,
+                        label=f"{name} {decoder.name}",
+                    )
                     cell |= {"family": decoder.family, "setting": decoder.setting, "fingerprint": mark}
                     cell |= summarise(cell)
                     file.with_suffix(".partial").write_text(json.dumps(cell))

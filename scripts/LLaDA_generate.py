@@ -10,10 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.common import add_generation_options, add_prompt_options, generate_and_print
+from scripts.common import add_generation_options, add_prompt_options, generate_and_print, policy_of
 from src.config import exit_with_message
-from src.decoding import FixedSteps
-from src.decoding.generation_settings import GenerationSettings
 
 
 def main():
@@ -21,11 +19,10 @@ def main():
     add_prompt_options(parser)
     add_generation_options(parser)
     parser.add_argument("--steps", type=int, help="steps over the whole answer (default: one token per step)")
-    parser.add_argument("--remasking", choices=["low_confidence", "random"], default="low_confidence")
+    parser.add_argument("--remasking", choices=["low_confidence", "random"], help="default low_confidence")
     arguments = parser.parse_args()
-    one_each = arguments.gen_length or GenerationSettings.load(arguments.model_path).gen_length
-    steps = one_each if arguments.steps is None else arguments.steps
-    generate_and_print(arguments, FixedSteps(steps=steps, remasking=arguments.remasking))
+    arguments.policy = "fixed"
+    generate_and_print(arguments, policy_of(arguments))
 
 
 if __name__ == "__main__":

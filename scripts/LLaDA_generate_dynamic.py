@@ -1,7 +1,7 @@
-"""Answer questions with confidence-adaptive decoding (CAD).
+"""Answer questions with confidence-adaptive decoding (CAD), or with another policy that adapts to the text.
 
 python scripts/LLaDA_generate_dynamic.py --prompt "tom has 7 apples . buys 3 . gives 2 . how many ?"
-python scripts/LLaDA_generate_dynamic.py --model_path /models/LLaDA-8B-Instruct --prompt "..."
+python scripts/LLaDA_generate_dynamic.py --model_path /models/LLaDA-8B-Instruct --prompt "..." --factor 1.0
 """
 
 import argparse
@@ -15,10 +15,9 @@ from scripts.common import (
     add_generation_options,
     add_prompt_options,
     generate_and_print,
-    threshold_of,
+    policy_of,
 )
 from src.config import exit_with_message
-from src.decoding import ConfidenceAdaptive
 
 
 def main():
@@ -27,13 +26,7 @@ def main():
     add_generation_options(parser)
     add_dynamic_options(parser)
     arguments = parser.parse_args()
-    policy = ConfidenceAdaptive(
-        threshold=threshold_of(arguments),
-        min_tokens=arguments.min_tokens_per_step,
-        max_tokens=arguments.max_tokens_per_step,
-        max_steps_per_block=arguments.max_steps_per_block,
-    )
-    generate_and_print(arguments, policy)
+    generate_and_print(arguments, policy_of(arguments))
 
 
 if __name__ == "__main__":

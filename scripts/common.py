@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -12,6 +14,8 @@ from src.config import require
 from src.data.examples import encode_prompt, end_ids
 from src.decoding import DecodeConfig, DecodeResult, decode
 from src.decoding.generation_settings import GenerationSettings
+from src.decoding.policies import Policy
+from src.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
 from src.model import LLaDAConfig
 from src.model.checkpoint import check_folder
 from src.model.loading import load_for_inference, load_tokenizer
@@ -39,11 +43,39 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dynamic_options(parser: argparse.ArgumentParser) -> None:
-    """The published options of CAD."""
-    parser.add_argument("--confidence_threshold", type=float, help="default: the checkpoint's, else 0.95")
-    parser.add_argument("--min_tokens_per_step", type=int, default=1)
-    parser.add_argument("--max_tokens_per_step", type=int, default=32)
-    parser.add_argument("--max_steps_per_block", type=int)
+    """CAD's published options, and those of the other policies; what is not given comes from the checkpoint."""
+    group = parser.add_argument_group("policy", "default: the checkpoint's generation settings, else CAD at 0.95")
+    group.add_argument("--policy", metavar="NAME", help=f"one of {', '.join(POLICIES)}; a parameter alone implies it")
+    for name, entry in POLICIES.items():
+        if name != "fixed":  # steps and remasking are the fixed decoder's own command line
+            kind = int if entry.option in INTEGERS else float
+            group.add_argument(f"--{entry.option}", type=kind, metavar="X", help=f"{name}: {entry.help}")
+    group.add_argument("--min_tokens_per_step", type=int, metavar="N", help="default 1")
+    group.add_argument("--max_tokens_per_step", type=int, metavar="N", help="default 32")
+    group.add_argument("--max_steps_per_block", type=int, metavar="N", help="then the rest of the block is committed")
+
+
+def policy_of(arguments: argparse.Namespace) -> Policy:
+    """The policy that a command line asks for, its checkpoint's settings filling what is left open."""
+    given = vars(arguments)
+    options = PolicyOptions(**{f.name: given[f.name] for f in fields(PolicyOptions) if f.name in given})
+    stored = GenerationSettings.load(arguments.model_path)
+    return choose_policy(options, stored, arguments.gen_length or stored.gen_length)
+
+
+def check_output(option: str, path: Path) -> None:
+    """Raise ValueError before long work whose result could not be written to the file `path`."""
+    folder = path.absolute().parent
+    require(folder.is_dir(), f"{option} {path}: {folder} is not a folder: make it or choose another")
+    require(not path.is_dir(), f"{option} {path} is a folder: name a file in it")
+    require(os.access(folder, os.W_OK), f"{option} {path}: {folder} cannot be written: choose another folder")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file all or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 class Generator:
@@ -80,7 +112,7 @@ class Generator:
     def text(self, tokens: torch.Tensor) -> str:
         return self.tokenizer.decode(tokens)
 
-    def run(self, prompts: Sequence[torch.Tensor], policy, on_step=None) -> tuple[DecodeResult, float]:
+    def run(self, prompts: Sequence[torch.Tensor], policy: Policy, on_step=None) -> tuple[DecodeResult, float]:
         """Load the weights, decode, and time the decoding in seconds."""
         policy.check(self.config)
         model, _ = load_for_inference(self.folder)
@@ -89,14 +121,7 @@ class Generator:
         return result, time.perf_counter() - start
 
 
-def threshold_of(arguments: argparse.Namespace) -> float:
-    """CAD's threshold: from the command line, else the checkpoint's."""
-    if arguments.confidence_threshold is not None:
-        return arguments.confidence_threshold
-    return GenerationSettings.load(arguments.model_path).confidence_threshold
-
-
-def generate_and_print(arguments: argparse.Namespace, policy) -> None:
+def generate_and_print(arguments: argparse.Namespace, policy: Policy) -> None:
     """Answer every --prompt and print text and counts, as lines or as JSON."""
     generator = Generator(arguments)
     prompts = [generator.encode(prompt) for prompt in arguments.prompt]

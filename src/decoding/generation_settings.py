@@ -4,24 +4,51 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from src.decoding.policy_options import PolicyOptions
+
+FILE = "generation_config.json"
+
+
+def _stored(folder: str | Path) -> dict:
+    """What the file holds; nothing where there is none. Raises ValueError if it is damaged."""
+    file = Path(folder) / FILE
+    if not file.is_file():
+        return {}
+    try:
+        stored = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON ({error.msg}): repair or delete it") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{file} is not a JSON object: repair or delete it")
+    return stored
+
 
 @dataclass(frozen=True)
-class GenerationSettings:
-    """Answer canvas and block in tokens, and CAD's threshold; the defaults are the published ones for GSM8K."""
+class GenerationSettings(PolicyOptions):
+    """Answer canvas and block in tokens, and the policy; the defaults are the published ones for GSM8K.
 
+    The file stays flat: transformers' GenerationConfig reads it, and keeps our names as attributes.
+    """
+
+    policy: str = "cad"
+    confidence_threshold: float = 0.95
     gen_length: int = 256
     block_length: int = 32
-    confidence_threshold: float = 0.95
 
     @classmethod
     def load(cls, folder: str | Path) -> "GenerationSettings":
         """Read a checkpoint's settings; what its generation_config.json does not say keeps the default."""
-        file = Path(folder) / "generation_config.json"
-        stored = json.loads(file.read_text()) if file.is_file() else {}
-        return cls(**{field.name: stored[field.name] for field in fields(cls) if field.name in stored})
+        stored = _stored(folder)
+        try:
+            return cls(**{field.name: stored[field.name] for field in fields(cls) if field.name in stored})
+        except ValueError as error:
+            raise ValueError(f"{Path(folder) / FILE}: {error}") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write the settings beside whatever else the checkpoint's generation_config.json holds."""
-        file = Path(folder) / "generation_config.json"
-        stored = json.loads(file.read_text()) if file.is_file() else {}
-        file.write_text(json.dumps(stored | asdict(self), indent=2) + "\n")
+        """Write the settings beside whatever else the checkpoint's generation_config.json holds, all or nothing."""
+        ours = asdict(self)
+        others = {name: value for name, value in _stored(folder).items() if name not in ours}
+        said = {name: value for name, value in ours.items() if value is not None}
+        partial = Path(folder) / (FILE + ".partial")
+        partial.write_text(json.dumps(others | said, indent=2) + "\n")
+        partial.replace(Path(folder) / FILE)

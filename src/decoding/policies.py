@@ -4,7 +4,7 @@ Letters: n active rows, b block length, V vocabulary. A policy scores positions 
 to commit, and may close a block, that is, commit whatever is left. The engine does the rest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -76,16 +76,38 @@ class FixedSteps:
 
 
 @dataclass(frozen=True)
+class StepBudget:
+    """Commit the same number of most confident tokens at every step, whatever the block length and the confidence."""
+
+    tokens: int = 2
+
+    def __post_init__(self):
+        if self.tokens < 1:
+            raise ValueError(f"tokens={self.tokens} per step must be at least 1")
+
+    def check(self, config: DecodeConfig) -> None:
+        """Any block length will do."""
+
+    def score(self, view: BlockView) -> torch.Tensor:
+        return view.confidence
+
+    def count(self, score: torch.Tensor, view: BlockView, config: DecodeConfig) -> torch.Tensor:
+        return torch.full_like(view.step, self.tokens)
+
+    def closes(self, view: BlockView, config: DecodeConfig) -> torch.Tensor:
+        return torch.zeros_like(view.step, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
 class Adaptive:
-    """Commit every candidate whose score reaches the threshold, between min_tokens and max_tokens per step.
+    """Commit as many of the highest-scoring candidates as `accepted` says, between min_tokens and max_tokens per step.
 
     After max_steps_per_block steps the next one commits all that is left of the block.
     """
 
-    threshold: float = 0.95
-    min_tokens: int = 1
-    max_tokens: int = 32
-    max_steps_per_block: int | None = None
+    min_tokens: int = field(default=1, kw_only=True)
+    max_tokens: int = field(default=32, kw_only=True)
+    max_steps_per_block: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
         if not 1 <= self.min_tokens <= self.max_tokens:
@@ -96,9 +118,12 @@ class Adaptive:
     def check(self, config: DecodeConfig) -> None:
         """Any block length will do."""
 
+    def accepted(self, score: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """How many candidates (n, b) of each row pass the policy's rule, before the limits: (n,)."""
+        raise NotImplementedError
+
     def count(self, score: torch.Tensor, view: BlockView, config: DecodeConfig) -> torch.Tensor:
-        reached = ((score >= self.threshold) & view.candidates).sum(dim=1)
-        return reached.clamp(self.min_tokens, self.max_tokens)
+        return self.accepted(score, view.candidates).clamp(self.min_tokens, self.max_tokens)
 
     def closes(self, view: BlockView, config: DecodeConfig) -> torch.Tensor:
         if self.max_steps_per_block is None:
@@ -110,6 +135,8 @@ class Adaptive:
 class ConfidenceAdaptive(Adaptive):
     """CAD: k = min(max(#{confidence >= threshold}, min_tokens), max_tokens, #candidates) most confident (CD4LM)."""
 
+    threshold: float = 0.95
+
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.threshold <= 1:
@@ -117,6 +144,9 @@ class ConfidenceAdaptive(Adaptive):
 
     def score(self, view: BlockView) -> torch.Tensor:
         return view.confidence
+
+    def accepted(self, score: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        return ((score >= self.threshold) & candidates).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -127,8 +157,11 @@ class EntropyAdaptive(Adaptive):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.threshold > 0:
+        if not self.threshold <= 0:
             raise ValueError(f"threshold={self.threshold} must be at most 0: it is a negative entropy in nats")
 
     def score(self, view: BlockView) -> torch.Tensor:
         return negative_entropy(view.logits)
+
+    def accepted(self, score: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        return ((score >= self.threshold) & candidates).sum(dim=1)

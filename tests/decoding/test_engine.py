@@ -10,7 +10,10 @@ from src.decoding import (
     DecodeConfig,
     DecodeResult,
     EntropyAdaptive,
+    EntropyBounded,
+    FactorAdaptive,
     FixedSteps,
+    StepBudget,
     decode,
     decode_stream,
 )
@@ -23,6 +26,9 @@ POLICIES = [
     ConfidenceAdaptive(threshold=0.6),
     ConfidenceAdaptive(threshold=0.9, min_tokens=2, max_tokens=4, max_steps_per_block=3),
     EntropyAdaptive(threshold=-1.0),
+    FactorAdaptive(factor=1.0),
+    EntropyBounded(gamma=1.5),
+    StepBudget(tokens=3),
 ]
 OPTIONS = [
     {},
@@ -41,14 +47,11 @@ def config(**changes) -> DecodeConfig:
 def policy_of(case: dict):
     if case["kind"] == "fixed":
         return FixedSteps(steps=case["steps"])
+    limits = {"min_tokens": case["min_tokens_per_step"], "max_tokens": case["max_tokens_per_step"]}
     if case["kind"] == "cad_entropy":
-        return EntropyAdaptive(case["entropy_threshold"], case["min_tokens_per_step"], case["max_tokens_per_step"])
-    return ConfidenceAdaptive(
-        case["confidence_threshold"],
-        case["min_tokens_per_step"],
-        case["max_tokens_per_step"],
-        case.get("max_steps_per_block"),
-    )
+        return EntropyAdaptive(case["entropy_threshold"], **limits)
+    limits["max_steps_per_block"] = case.get("max_steps_per_block")
+    return ConfidenceAdaptive(case["confidence_threshold"], **limits)
 
 
 def run_published(model, case: dict) -> None:

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.compare_decoders import summarise
 from evaluation.frontier import accuracy_difference, estimate, family_nfe, nfe_at, resample_weights
+from evaluation.measure import summarise
 from evaluation.report import analyse, render, verdict
 from src.config import build
 from src.settings import ExperimentConfig
