@@ -1,14 +1,190 @@
-"""What is recomputed at each step. A cache stores and decides nothing else: the engine asks it for logits."""
+"""What is recomputed at each step. A cache stores and decides nothing: the engine says which rows refresh.
+
+`none` and `plain` recompute everything and are exact. On a bidirectional model every reuse of keys and values is
+approximate, since a token committed anywhere changes the keys and values everywhere: `prefix` and `dual` trade answers
+for speed (Fast-dLLM, Wu et al. 2025). A cache that is exact on a block-causal student belongs beside them.
+Letters: m rows of a forward, L canvas columns, w columns recomputed, b block length, K key/value heads, D head dim.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
+from src.diffusion.attention import positions_of
+
+
+class Group(NamedTuple):
+    """Rows that share one forward: which (None = all of them), columns recomputed per row, from the first or not."""
+
+    rows: tuple[int, ...] | None
+    width: int
+    full: bool
+
 
 class NoCache:
-    """Recompute the whole canvas at every step: exact for every model."""
+    """Recompute the whole canvas, with the head on the current block only: exact for every model."""
 
-    def logits(self, model, x: torch.Tensor, attention_mask: torch.Tensor | None, at: torch.Tensor) -> torch.Tensor:
-        """Logits (n, b, V) at positions `at` (n, b) of the canvas x (n, L)."""
-        return model(input_ids=x, attention_mask=attention_mask, logits_at=at).logits
+    reads_all = False  # whether logits cover the canvas rather than the current block
+
+    def __init__(self, config):
+        self.config = config
+
+    def plan(self, blocks: Sequence[int], refresh: Sequence[bool], L: int, split: bool) -> tuple[Group, ...]:
+        """The forwards of the coming step, given each row's block and whether its whole canvas is to be recomputed.
+
+        split: rows that refresh may have a forward of their own; without it one forward of one shape serves all.
+        """
+        return (Group(None, L, True),)
+
+    def rearranged(self, model, keep: Sequence[int], n: int, L: int) -> "NoCache":
+        """A cache of n rows and L columns, aligned on the right, whose first rows are this one's rows `keep`."""
+        return self
+
+    def copy_(self, other: "NoCache") -> None:
+        """Take over what another cache of the same shape holds."""
+
+    def logits(self, model, x, real, at, refresh, plan) -> torch.Tensor:
+        """Logits (m, b, V) at columns `at` (m, b) of canvas x (m, L); real (m, L) 0 = padding, None = there is none.
+
+        refresh: (m,) bool, rows whose whole canvas is recomputed. plan: what `plan` returned.
+        """
+        return model(input_ids=x, attention_mask=real, logits_at=at).logits
 
 
-CACHES = {"none": NoCache}
+class Plain(NoCache):
+    """As published: logits of every position of the canvas. What the other modes are measured against."""
+
+    reads_all = True
+
+    def logits(self, model, x, real, at, refresh, plan) -> torch.Tensor:
+        return model(input_ids=x, attention_mask=real).logits
+
+
+class PrefixCache(NoCache):
+    """Approximate: keep keys and values of what comes before the current block, recompute from there to the end.
+
+    A refresh recomputes and stores the whole canvas. Buffers change shape only when rows come or go. They have one
+    column more than the canvas, where forwards leave what is not to be stored, so that every shape is static.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.copies = 2 if config.cfg_scale > 0 else 1  # guidance has a second, prompt-less canvas of every row
+        self.keys: torch.Tensor | None = None  # (n_layers, n, K, L + 1, D)
+        self.values: torch.Tensor | None = None
+
+    def width(self, block: int) -> int:
+        """Columns recomputed without a refresh, from the start of the block."""
+        return self.config.gen_length - block * self.config.block_length
+
+    def own(self, columns: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Which columns (m, w) are stored without a refresh, for blocks that start at column (m, 1)."""
+        return columns >= start
+
+    def plan(self, blocks: Sequence[int], refresh: Sequence[bool], L: int, split: bool) -> tuple[Group, ...]:
+        n = len(blocks)
+        if all(refresh) or (any(refresh) and not split):
+            return (Group(None, L, True),)
+        stay = tuple(i for i in range(n) if not refresh[i])
+        width = max(self.width(blocks[i]) for i in stay)
+        if not any(refresh):
+            return (Group(None, width, False),)
+        return (Group(tuple(i for i in range(n) if refresh[i]), L, True), Group(stay, width, False))
+
+    def rearranged(self, model, keep: Sequence[int], n: int, L: int) -> "PrefixCache":
+        c = model.config
+        weight = model.get_output_embeddings().weight
+        shape = (c.n_layers, n * self.copies, c.n_kv_heads, L + 1, c.d_model // c.n_heads)
+        new = type(self)(self.config)
+        new.keys, new.values = weight.new_zeros(shape), weight.new_zeros(shape)
+        if not keep:
+            return new
+        before, length = self.keys.shape[1] // self.copies, min(L, self.keys.shape[3] - 1)
+        for copy in range(self.copies):
+            source = torch.tensor(keep, device=weight.device) + copy * before
+            target = slice(copy * n, copy * n + len(keep))
+            for mine, theirs in ((new.keys, self.keys), (new.values, self.values)):
+                mine[:, target, :, L - length : L] = theirs[:, source, :, -1 - length : -1]
+        return new
+
+    def copy_(self, other: "PrefixCache") -> None:
+        self.keys.copy_(other.keys)
+        self.values.copy_(other.values)
+
+    def logits(self, model, x, real, at, refresh, plan) -> torch.Tensor:
+        if len(plan) == 1:
+            return self.forward(model, x, real, at, refresh, None, plan[0])
+        n, parts, order = x.shape[0] // self.copies, [], []
+        for group in plan:
+            members = [i + copy * n for copy in range(self.copies) for i in group.rows]
+            rows = torch.tensor(members, device=x.device)
+            some_real = None if real is None else real[rows]
+            parts.append(self.forward(model, x[rows], some_real, at[rows], refresh[rows], rows, group))
+            order += members
+        back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=x.device)
+        return torch.cat(parts)[back]
+
+    def forward(self, model, x, real, at, refresh, rows, group: Group) -> torch.Tensor:
+        """One forward of the rows (None = all) of a group; the other arguments hold these rows only."""
+        m, L = x.shape
+        start = at[:, :1]  # (m, 1)
+        first = torch.zeros_like(start) if group.full else start
+        columns = first + torch.arange(group.width, device=x.device)  # (m, w)
+        stored = (self.own(columns, start) | refresh[:, None]) & (columns < L)
+        # Rows at a later block than others have columns past the end: they repeat the last one and are not stored.
+        write = torch.where(stored, columns, L)
+        columns = columns.clamp(max=L - 1)
+        return model(
+            input_ids=x.gather(1, columns),
+            attention_mask=real,
+            logits_at=at - first,
+            positions=positions_of(x, real).expand(m, L).gather(1, columns),
+            cache=KeyValues(self.keys, self.values, rows, write),
+        ).logits
+
+
+class DualCache(PrefixCache):
+    """Approximate: as prefix, and keys and values of the later, all-mask blocks are kept too."""
+
+    def width(self, block: int) -> int:
+        return self.config.block_length
+
+    def own(self, columns: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        return (columns >= start) & (columns < start + self.config.block_length)
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """What one forward writes where: buffers (n_layers, n, K, L + 1, D), rows (m,) or all, columns write (m, w)."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    rows: torch.Tensor | None
+    write: torch.Tensor
+
+    def layer(self, i: int) -> "LayerKeyValues":
+        return LayerKeyValues(self.keys[i], self.values[i], self.rows, self.write)
+
+
+@dataclass(frozen=True)
+class LayerKeyValues:
+    keys: torch.Tensor  # (n, K, L + 1, D)
+    values: torch.Tensor
+    rows: torch.Tensor | None
+    write: torch.Tensor  # (m, w)
+
+    def update(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store k and v (m, K, w, D), return those of all columns (m, K, L, D)."""
+        return self.store(self.keys, k), self.store(self.values, v)
+
+    def store(self, buffer: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        if self.rows is None:
+            buffer.scatter_(2, self.write[:, None, :, None].expand_as(new), new)
+            return buffer[:, :, :-1]
+        buffer[self.rows[:, None], :, self.write] = new.transpose(1, 2)
+        return buffer[self.rows, :, :-1]
+
+
+CACHES = {"none": NoCache, "plain": Plain, "prefix": PrefixCache, "dual": DualCache}

@@ -15,7 +15,12 @@ class DecodeConfig:
     cfg_scale: classifier-free guidance; above 0 each forward holds the batch twice and still counts as one NFE.
     eos_hold_ratio: no EOS is committed while a smaller share of the canvas than this is (CD4LM's eos_threshold_ratio).
     stop_at_eos: finish a row once everything before its first committed EOS is committed; the rest is filled with it.
-    cache: what is recomputed at each step, see caches.py. seed: of sampling and `random` remasking.
+    cache: what is recomputed at each step, see caches.py: none (exact), plain (exact, as published: slow), prefix and
+    dual (approximate). refresh_interval: with prefix and dual, recompute a row's whole canvas every so many steps of a
+    block besides the block's first; None = only there, 1 = always, which equals none. seed: of sampling and `random`
+    remasking. infill: masks inside a prompt are answered too, in blocks of their own before the answer's.
+    compile: run a compiled step of static shape, canvases padded to a multiple of length_bucket and batches to their
+    full size; on a GPU the whole step is captured as a CUDA graph. The first step of each shape is slow.
     """
 
     mask_id: int
@@ -28,6 +33,10 @@ class DecodeConfig:
     stop_at_eos: bool = True
     cache: str = "none"
     seed: int = 0
+    refresh_interval: int | None = None
+    infill: bool = False
+    compile: bool = False
+    length_bucket: int = 64
 
     def __post_init__(self):
         if self.gen_length < 1 or self.block_length < 1:
@@ -46,6 +55,15 @@ class DecodeConfig:
             raise ValueError("eos_hold_ratio needs eos_ids: name the tokens to hold back")
         if self.cache not in CACHES:
             raise ValueError(f"cache={self.cache!r} is unknown: use one of {', '.join(CACHES)}")
+        if self.refresh_interval is not None:
+            if self.refresh_interval < 1:
+                raise ValueError(f"refresh_interval={self.refresh_interval} must be at least 1, or None")
+            if self.cache not in ("prefix", "dual"):
+                raise ValueError(f"refresh_interval means nothing with cache={self.cache!r}: use prefix or dual")
+        if self.infill and self.cache in ("prefix", "dual"):
+            raise ValueError(f"infill needs a cache that recomputes everything, not {self.cache!r}: use cache='none'")
+        if self.length_bucket < 1:
+            raise ValueError(f"length_bucket={self.length_bucket} must be at least 1")
 
     @property
     def blocks(self) -> int:

@@ -16,6 +16,7 @@ class DecodeResult:
     commits: per row, how many tokens each of its steps committed.
     commit_step: (B, G) step at which a position was committed, -1 where it was filled after an early stop.
     confidence: (B, G) float32 softmax probability of the token when it was committed, 0 where filled.
+    prompts: per row, the prompt, with its masks answered when infilling.
     """
 
     index: torch.Tensor
@@ -25,13 +26,16 @@ class DecodeResult:
     commits: list[list[int]]
     commit_step: torch.Tensor
     confidence: torch.Tensor
+    prompts: list[torch.Tensor]
 
     @classmethod
     def join(cls, parts: list["DecodeResult"]) -> "DecodeResult":
         """All rows of several results in the order of their prompts."""
         order = torch.cat([part.index for part in parts]).argsort()
-        commits = [row for part in parts for row in part.commits]
-        joined = {"commits": [commits[i] for i in order.tolist()]}
+        joined = {}
+        for name in ("commits", "prompts"):
+            rows = [row for part in parts for row in vars(part)[name]]
+            joined[name] = [rows[i] for i in order.tolist()]
         for name in ("index", "tokens", "nfe", "lengths", "commit_step", "confidence"):
             joined[name] = torch.cat([vars(part)[name] for part in parts])[order]
         return cls(**joined)

@@ -40,7 +40,11 @@ def row_keys(ids: torch.Tensor, *salts: int) -> torch.Tensor:
 
 def uniform(keys: torch.Tensor, count: int) -> torch.Tensor:
     """Independent uniform numbers in (0, 1) for each key: (...,) int64 -> (..., count) float64."""
-    counters = torch.arange(1, count + 1, device=keys.device)
-    bits = mix(mix(keys)[..., None] + counters * _GOLDEN)
+    return uniform_at(keys[..., None], torch.arange(1, count + 1, device=keys.device))
+
+
+def uniform_at(keys: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
+    """The number of each key at each counter (from 1), int64 tensors that broadcast -> float64 in (0, 1)."""
+    bits = mix(mix(keys) + counters * _GOLDEN)
     # 53 random bits fill a float64; the half step keeps 0 and 1 out, so that a logarithm is always finite.
     return (((bits >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53

@@ -76,18 +76,23 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.up_proj = nn.Linear(d, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, d, bias=False)
 
-    def attend(self, x, cos, sin, allowed):
+    def attend(self, x, cos, sin, allowed, cache):
         B, L, _ = x.shape
         q = self.q_proj(x).view(B, L, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, L, D)
         k = self.k_proj(x).view(B, L, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, L, D)
         v = self.v_proj(x).view(B, L, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, L, D)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.update(k, v)  # (B, K, all columns, D)
         grouped = self.n_heads != self.n_kv_heads
+        if grouped and allowed is not None:  # with a mask the fused GPU kernels take no grouped heads
+            k, v = (t.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1) for t in (k, v))  # (B, H, L, D)
+            grouped = False
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=grouped)  # (B, H, L, D)
         return self.attn_out(out.transpose(1, 2).reshape(B, L, -1))
 
-    def forward(self, x, cos, sin, allowed):
-        x = x + self.attend(self.attn_norm(x), cos, sin, allowed)
+    def forward(self, x, cos, sin, allowed, cache=None):
+        x = x + self.attend(self.attn_norm(x), cos, sin, allowed, cache)
         h = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
@@ -144,22 +149,29 @@ class LLaDAModelLM(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         logits_at: torch.Tensor | None = None,
         output_hidden_states: bool = False,
+        positions: torch.Tensor | None = None,
+        cache=None,
     ) -> LLaDAOutput:
         """Predict the token at every position.
 
         input_ids: (B, L). attention_mask: (B, L), 0 = padding on either side, which changes nothing elsewhere.
+        cache: where each layer leaves its keys and values and finds those of all columns, see src/decoding/caches.py;
+        input_ids then holds only the columns to recompute, positions (B, L) their places and attention_mask all columns.
         logits_at: apply the head there only; bool (B, L) gives logits (N, V) of the N true positions in order,
         integer (B, n) gives logits (B, n, V) of those positions of each row.
         """
         parts = self.model.transformer
         allowed = None if attention_mask is None else visible_keys(attention_mask)  # (B, 1, 1, L)
         head_dim = self.config.d_model // self.config.n_heads
-        cos, sin = rotary_angles(positions_of(input_ids, attention_mask), head_dim, self.config.rope_theta)
+        if positions is None:
+            positions = positions_of(input_ids, attention_mask)
+        cos, sin = rotary_angles(positions, head_dim, self.config.rope_theta)
         x = parts["wte"](input_ids)  # (B, L, d)
         states = [x]
-        for block in parts["blocks"]:
-            x = block(x, cos, sin, allowed)
-            states.append(x)
+        for i, block in enumerate(parts["blocks"]):
+            x = block(x, cos, sin, allowed, None if cache is None else cache.layer(i))
+            if output_hidden_states:
+                states.append(x)
         x = parts["ln_f"](x)
         return LLaDAOutput(
             logits=self.head(rows(x, logits_at)),
