@@ -1,14 +1,15 @@
 """What --model_args and --gen_kwargs may say, checked by name before anything is loaded."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import yaml
 
 from src.config import ConfigError, build, require
-from src.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps
+from src.decoding import DecodeConfig
 from src.decoding.generation_settings import GenerationSettings
+from src.decoding.policy_options import PolicyOptions, choose_policy
 
 
 @dataclass(frozen=True)
@@ -27,26 +28,39 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class GenerationOptions:
-    """--gen_kwargs, under the published names; null = what the checkpoint's generation_config.json says.
+class GenerationOptions(PolicyOptions):
+    """--gen_kwargs, under the published names; what is not said is what the checkpoint's generation_config.json says.
 
-    use_dynamic: CAD, else a fixed number of `steps` (null: one token per step). stop_at_eos: end a row at its first EOS.
+    use_dynamic: false is policy=fixed (one token per step unless `steps` is given), true an adaptive policy. The policies
+    and their parameters: src/decoding/policy_options.py; the rest: src/decoding/config.py (eos_threshold_ratio is its
+    eos_hold_ratio).
     """
 
-    use_dynamic: bool = True
+    use_dynamic: bool | None = None
     gen_length: int | None = None
     block_length: int | None = None
-    confidence_threshold: float | None = None
-    min_tokens_per_step: int = 1
-    max_tokens_per_step: int = 32
-    max_steps_per_block: int | None = None
-    steps: int | None = None
-    remasking: str = "low_confidence"
     eos_threshold_ratio: float = 0.0
     stop_at_eos: bool = True
     temperature: float = 0.0
     cfg_scale: float = 0.0
     cache: str = "none"
+    refresh_interval: int | None = None
+    compile: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        dynamic = self.policy not in (None, "fixed")
+        require(
+            self.use_dynamic is None or self.policy is None or self.use_dynamic == dynamic,
+            f"use_dynamic={self.use_dynamic} contradicts policy={self.policy}: drop one",
+        )
+
+    def policy_options(self) -> PolicyOptions:
+        """The part that chooses a policy, with use_dynamic put into its terms."""
+        named = {field.name: vars(self)[field.name] for field in fields(PolicyOptions)}
+        if self.use_dynamic is False:
+            named["policy"] = "fixed"
+        return PolicyOptions(**named)
 
 
 @dataclass(frozen=True)
@@ -96,10 +110,7 @@ def task_options(request: dict) -> tuple[GenerationOptions, tuple[str, ...]]:
     options = build(GenerationOptions, ours, "generation_kwargs.")
     if options.gen_length is None and length is not None:
         block = options.block_length or min(GenerationSettings.block_length, length)
-        values = {field.name: vars(options)[field.name] for field in fields(options)}
-        options = GenerationOptions(
-            **(values | {"block_length": block, "gen_length": math.ceil(length / block) * block})
-        )
+        options = replace(options, block_length=block, gen_length=math.ceil(length / block) * block)
     return options, (until,) if isinstance(until, str) else tuple(until)
 
 
@@ -117,17 +128,12 @@ def make_decoder(
         eos_hold_ratio=options.eos_threshold_ratio,
         stop_at_eos=options.stop_at_eos,
         cache=options.cache,
+        refresh_interval=options.refresh_interval,
+        compile=options.compile,
         seed=seed,
     )
-    if options.use_dynamic:
-        threshold = options.confidence_threshold
-        policy = ConfidenceAdaptive(
-            threshold=stored.confidence_threshold if threshold is None else threshold,
-            min_tokens=options.min_tokens_per_step,
-            max_tokens=options.max_tokens_per_step,
-            max_steps_per_block=options.max_steps_per_block,
-        )
-    else:
-        policy = FixedSteps(steps=options.steps or config.gen_length, remasking=options.remasking)
+    if options.use_dynamic and stored.policy == "fixed":
+        stored = replace(stored, policy="cad")
+    policy = choose_policy(options.policy_options(), stored, config.gen_length)
     policy.check(config)
     return Decoder(policy, config)
