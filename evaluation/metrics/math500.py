@@ -1,13 +1,98 @@
-"""MATH500."""
+r"""MATH500: the answer of a response against the row's `answer`.
 
-from evaluation.metrics.verdict import Verdict
+default: of the text before the first end mark, the last \boxed{} of the last <answer> section (of the text where there is
+no section), else the whole section; right if the normalised strings are equal or math-verify finds them equal. Without
+either, math-verify looks for a formula or number in the text.
+published: the last \boxed{}, equality of the normalised strings.
+
+    python evaluation/metrics/math500.py --res_path RESULTS [--protocol published]
+"""
+
+import re
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # not this folder, whose statistics is not the library's
+
+from evaluation.metrics.answers import answer_section, before_end, last_boxed
+from evaluation.metrics.math_equality import equal
+from evaluation.metrics.verdict import NO_ANSWER, RIGHT, WRONG, Verdict, check_protocol
+
+# In this order; each removes or unifies one way of writing the same answer.
+_RULES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(left|right|displaystyle|,|;|:|!|quad)(?![A-Za-z])", ""),
+        (r"\\ |~", " "),
+        (r"\\[dt]frac(?![A-Za-z])", r"\\frac"),
+        (
+            r"\\(text|mbox|mathrm|textbf)\s*\{\s*(degrees?|cents?|inch(es)?|feet|units?|cm|m)\s*\}(\s*\^\s*\{?\d\}?)?$",
+            "",
+        ),
+        (r"\\(text|mbox|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\2"),
+        (r"\^\s*(\\circ|\{\s*\\circ\s*\})", ""),
+        (r"\\?[%$]", ""),
+        (r"(?<=\d),(?=\d{3}(?!\d))", ""),
+        (r"^\s*[A-Za-z]\s*=\s*", ""),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
+        (r"\\sqrt\s*([A-Za-z0-9])", r"\\sqrt{\1}"),
+        (r"\s+", ""),
+        (r"(?<![\d.])\.(?=\d)", "0."),
+        (r"^0\.5$", r"\\frac{1}{2}"),
+        (r"^(-?)(\d+)/(\d+)$", r"\1\\frac{\2}{\3}"),
+        (r"(?<=\d)\.0+$", ""),
+        (r"\.$", ""),
+    )
+]
+_BASE = re.compile(r"(?P<digits>-?[0-9A-Z.]+)_\{?(?P<base>\d+)\}?")
+
+
+def normalise(answer: str) -> str:
+    """An answer in one of its ways of writing: no spacing, units, degree or dollar signs; fractions and roots braced."""
+    for pattern, replacement in _RULES:
+        answer = pattern.sub(replacement, answer)
+    return answer
+
+
+def same_in_base(gold: str, answer: str) -> bool | None:
+    """For a gold answer with a base such as 52_8: whether the digits and the base, if it is given, agree; else None."""
+    written = _BASE.fullmatch(normalise(gold))
+    if written is None:
+        return None
+    given = _BASE.fullmatch(normalise(answer))
+    return normalise(answer) == written["digits"] if given is None else given.groups() == written.groups()
 
 
 def judge(doc: dict, response: str, *, protocol: str = "default") -> Verdict:
-    """Outcome of a response to a row of the data set (problem, answer)."""
-    raise NotImplementedError
+    """Outcome of a response to a row of the data set (problem, answer). Raises ValueError without math-verify."""
+    check_protocol(protocol)
+    text = before_end(response)
+    section = answer_section(text) if protocol == "default" else None
+    boxed = last_boxed(text if section is None else section)
+    answer = section if boxed is None else boxed
+    gold, detail = doc["answer"], f"the answer is {doc['answer']}"
+    if answer is not None and answer.strip() and normalise(answer) == normalise(gold):
+        return Verdict(RIGHT, answer)
+    if protocol == "published":
+        return Verdict(WRONG, answer, detail) if answer else Verdict(NO_ANSWER, detail="no \\boxed{} found")
+    if not (text if answer is None else answer).strip():
+        return Verdict(NO_ANSWER, detail="no answer found")
+    in_base = None if answer is None else same_in_base(gold, answer)  # math-verify would drop the base
+    if in_base is not None:
+        return Verdict(RIGHT, answer) if in_base else Verdict(WRONG, answer, detail)
+    outcome = equal(f"${gold}$", text if answer is None else f"${answer.strip().strip('$')}$")
+    return Verdict(outcome, answer, "" if outcome == RIGHT else detail)
 
 
 def score(doc: dict, response: str, *, protocol: str = "default") -> bool:
     """Whether the response is right; one without an answer is wrong."""
     return judge(doc, response, protocol=protocol).right
+
+
+if __name__ == "__main__":
+    from evaluation.metrics.rescore import command
+
+    command("math500", __doc__)
