@@ -57,7 +57,7 @@ def areas(results: list[dict]) -> dict[str, float]:
     if best == 0:
         return {}
     return {
-        name: aup([(r["tokens_per_forward"], 100 * r["accuracy"]) for r in runs], y_max=best)
+        name: aup([(r["tokens_per_forward"], 100 * r["accuracy"]) for r in runs], best).value
         for name, runs in families(results).items()
         if len(runs) > 1
     }

@@ -13,7 +13,7 @@ OUTPUT_PATH="${OUTPUT_PATH:-outputs/eval/$TASK}"
 THRESHOLDS="${THRESHOLDS:-0.95}"
 RUNS="${RUNS:-cad fixed_stop fixed}"
 PROTOCOL="${PROTOCOL:-default}"
-gpus="$(nvidia-smi -L 2>/dev/null | wc -l)"
+gpus="$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)"
 NUM_PROCESSES="${NUM_PROCESSES:-$((gpus > 1 ? gpus : 1))}"
 launch=("$PYTHON")
 [ "$NUM_PROCESSES" -gt 1 ] && launch=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES")
@@ -47,7 +47,7 @@ evaluate_and_compare() { # arguments of the script
     run_all "" "$MODEL_PATH"
     [ -z "${TEACHER_PATH:-}" ] || run_all "teacher_" "$TEACHER_PATH"
     "$PYTHON" "$root/evaluation/plot_runs.py" "${finished[@]}" --output_path "$OUTPUT_PATH"
-    for other in "${finished[@]:1}"; do
-        "$PYTHON" "$root/scripts/compare_results.py" "${finished[0]}" "$other"
-    done
+    local reversed=() name # the last baseline is what the others are compared with
+    for name in "${finished[@]}"; do reversed=("$name" ${reversed[@]+"${reversed[@]}"}); done
+    "$PYTHON" "$root/scripts/compare_results.py" "${reversed[@]}" --output "$OUTPUT_PATH/comparison.json"
 }
