@@ -67,16 +67,25 @@ def prompt_hashes(samples: dict[str, list[dict]]) -> dict[str, str]:
     return {task: fingerprint([row["prompt_hash"] for row in rows]) for task, rows in samples.items()}
 
 
+def flat(tree: dict, prefix: str = "") -> dict:
+    """A nested dictionary with dotted names."""
+    values = {}
+    for name, value in tree.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
+
+
 def check_same_run(folder: Path, settings: dict, write: bool) -> None:
     """Remember the settings of a run in its folder; on a later start raise ValueError naming the first that differs."""
     file = folder / "settings.json"
     if file.is_file():
-        stored = json.loads(file.read_text())
-        for name in sorted({*stored, *settings}):
-            if stored.get(name) != settings.get(name):
+        stored, given = flat(json.loads(file.read_text())), flat(settings)
+        for name in sorted({*stored, *given}):
+            before, now = (values.get(name, None) for values in (stored, given))
+            if before != now:
                 raise ValueError(
-                    f"{folder} was started with {name}={stored.get(name)}, not {settings.get(name)}: "
-                    "choose another --output_path, or give the same settings to resume"
+                    f"{folder} was started with {name}={before}, not {now}: choose another --output_path, or give the "
+                    "same settings to resume"
                 )
     elif write:
         folder.mkdir(parents=True, exist_ok=True)
