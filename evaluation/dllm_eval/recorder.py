@@ -31,13 +31,15 @@ class Recorder:
         self.scorer, self.show = scorer, show
         self.documents: dict[tuple[str, int], Document] = {}
         self.bar = tqdm(disable=True)
-        self.nfe = self.answered = 0
+        self.waiting: list[Document] = []  # documents whose programs are still running
+        self.nfe = self.answered = self.right = self.scored = 0
 
     def start(self, total: int) -> None:
         self.bar = tqdm(total=total, unit="answer", disable=not self.show, dynamic_ncols=True)
 
     def stop(self) -> None:
         self.show_progress()
+        self.bar.refresh()
         self.bar.close()
 
     def add(self, key: Key, instance, answer: Answer) -> None:
@@ -52,16 +54,25 @@ class Recorder:
             document.answers[repeat] = answer
             if len(document.answers) == document.repeats:
                 document.verdicts = self.scorer.submit(task, document.doc, document.responses)
-        self.bar.update()
+                self.waiting.append(document)
         self.show_progress()
+        self.bar.update()
+
+    def count_scored(self) -> None:
+        """Take the documents whose verdicts have come since into the running accuracy."""
+        still_waiting = []
+        for document in self.waiting:
+            if all(verdict.done() for verdict in document.verdicts):
+                self.scored += 1
+                self.right += any(verdict.result().right for verdict in document.verdicts)
+            else:
+                still_waiting.append(document)
+        self.waiting = still_waiting
 
     def show_progress(self) -> None:
         """Accuracy over the documents scored so far (programs lag behind), and mean forward passes per answer."""
-        if not self.show:
-            return
-        scored = [d.verdicts for d in self.documents.values() if d.verdicts and all(v.done() for v in d.verdicts)]
+        self.count_scored()
         parts = {"NFE": f"{self.nfe / self.answered:.1f}"} if self.answered else {}
-        if scored:
-            right = sum(any(v.result().right for v in verdicts) for verdicts in scored)
-            parts = {"accuracy": f"{right / len(scored):.1%} of {len(scored)}"} | parts
-        self.bar.set_postfix(parts)
+        if self.scored:
+            parts = {"accuracy": f"{self.right / self.scored:.1%} of {self.scored}"} | parts
+        self.bar.set_postfix(parts, refresh=False)

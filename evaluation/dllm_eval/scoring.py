@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from evaluation.dllm_eval.answers import fingerprint
+from evaluation.metrics.sandbox import SandboxError
 from evaluation.metrics.scoring import RUNS_CODE, judge, metric_of
 from evaluation.metrics.verdict import Verdict
 
@@ -39,7 +40,10 @@ class Scorer:
         return self.verdicts[key]
 
     def verdict(self, task: str, doc: dict, response: str) -> Verdict:
-        return judge(task, doc, response, protocol=self.protocol, confirm_run_unsafe_code=self.confirmed)
+        try:
+            return judge(task, doc, response, protocol=self.protocol, confirm_run_unsafe_code=self.confirmed)
+        except SandboxError as error:
+            raise ValueError(f"the sandbox for generated programs does not work here: {error}") from error
 
     def process_results(self, task: str) -> Callable[[dict, list], dict]:
         """lm-eval's scoring hook of a task: 1 if any of a row's responses is right (pass@k with n = k), else 0."""
