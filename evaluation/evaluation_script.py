@@ -10,22 +10,14 @@ four also as ..._pass5; lm-eval's own go by their names.
 """
 
 import argparse
-import json
 import logging
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.dllm_eval.options import (
-    GenerationOptions,
-    ModelOptions,
-    generation_pairs,
-    make_decoder,
-    model_options,
-    task_options,
-)
+from evaluation.dllm_eval.options import GenerationOptions, ModelOptions, generation_pairs, model_options
 from evaluation.dllm_eval.scoring import is_ours
 from evaluation.metrics.scoring import RUNS_CODE
 from evaluation.metrics.verdict import PROTOCOLS
@@ -81,99 +73,15 @@ def check_arguments(arguments: argparse.Namespace, tasks: list[str]) -> None:
     )
 
 
-def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, scorer) -> None:
-    """Give each task the command line's settings, as lm-eval's own command does."""
-    for name, task in loaded["tasks"].items():
-        if task.get_config("output_type") == "generate_until" and pairs:
-            sampled = {"do_sample": pairs["temperature"] > 0} if "temperature" in pairs else {}
-            task.set_config("generation_kwargs", pairs | sampled, update=True)
-        if is_ours(name):
-            task.set_config("process_results", scorer.process_results(name))
-        elif arguments.num_fewshot is not None:
-            task.set_config("num_fewshot", arguments.num_fewshot)
-        if task.get_config("num_fewshot") is None:
-            task.set_config("num_fewshot", 0)
-        task.set_fewshot_seed(seed=arguments.seed)
-
-
-def run_settings(arguments: argparse.Namespace, options: ModelOptions, pairs: dict, weights: str) -> dict:
-    """Everything that an answer depends on; --limit and where the data lies may change between runs."""
-    taken = ("tasks", "batch_size", "num_fewshot", "apply_chat_template", "protocol", "seed")
-    kept = {name: vars(arguments)[name] for name in taken}
-    return kept | {"model_args": asdict(options), "gen_kwargs": pairs, "weights": weights}
-
-
 def main():
     arguments = parser().parse_args()
     tasks = list(dict.fromkeys(filter(None, arguments.tasks.split(","))))
     options, pairs = model_options(arguments.model_args), generation_pairs(arguments.gen_kwargs)
     check_arguments(arguments, tasks)
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    from evaluation.dllm_eval.run import evaluate_all  # seconds to import: after what can be refused without it
+
     evaluate_all(arguments, tasks, options, pairs)
-
-
-def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: ModelOptions, pairs: dict) -> None:
-    from lm_eval.evaluator import evaluate  # seconds to import: after everything that can be refused without it
-
-    from evaluation.dllm_eval import manifest, results, task_list
-    from evaluation.dllm_eval.answers import AnswerLog
-    from evaluation.dllm_eval.model import LLaDA, join_processes
-    from evaluation.dllm_eval.recorder import Recorder
-    from evaluation.dllm_eval.scoring import Scorer
-    from src.data.examples import end_ids
-    from src.decoding.generation_settings import GenerationSettings
-    from src.model import LLaDAConfig
-    from src.model.checkpoint import check_folder
-    from src.model.loading import load_tokenizer
-
-    check_folder(options.pretrained)
-    eos_ids, mask_id = (
-        end_ids(load_tokenizer(options.pretrained)),
-        LLaDAConfig.from_pretrained(options.pretrained).mask_token_id,
-    )
-    state, stored = join_processes(), GenerationSettings.load(options.pretrained)
-    scorer = Scorer(arguments.protocol, arguments.confirm_run_unsafe_code, state.num_processes)
-    loaded = task_list.load(tasks, arguments.data_dir, arguments.include_path)
-    prepare_tasks(arguments, loaded, pairs, scorer)
-    decoders = {
-        name: make_decoder(task_options(task.config.generation_kwargs)[0], stored, mask_id, eos_ids, arguments.seed)
-        for name, task in loaded["tasks"].items()
-        if task.get_config("output_type") == "generate_until"
-    }
-    require(
-        arguments.limit is None or arguments.limit >= state.num_processes,
-        f"--limit {arguments.limit} leaves some of the {state.num_processes} processes without a document: raise it",
-    )
-    settings = json.loads(
-        json.dumps(run_settings(arguments, options, pairs, manifest.weights_hash(options.pretrained)))
-    )
-    manifest.check_same_run(arguments.output_path, settings, write=state.is_main_process)
-    log = AnswerLog(arguments.output_path, state.process_index)
-    if log.resumed and state.is_main_process:
-        print(f"{log.resumed} answers of an earlier run are kept", file=sys.stderr)
-    recorder = Recorder(scorer, show=state.is_main_process)
-    model = LLaDA(**asdict(options), batch_size=arguments.batch_size, seed=arguments.seed, log=log, recorder=recorder)
-    chat = all(map(is_ours, tasks)) if arguments.apply_chat_template is None else arguments.apply_chat_template
-    found = evaluate(
-        model,
-        loaded,
-        limit=arguments.limit,
-        bootstrap_iters=1000,
-        log_samples=arguments.log_samples,
-        apply_chat_template=chat,
-        fewshot_as_multiturn=chat,
-        confirm_run_unsafe_code=arguments.confirm_run_unsafe_code,
-    )
-    samples = results.gathered(recorder, model)
-    if samples is None:
-        return
-    about = manifest.manifest(settings, model, manifest.prompt_hashes(samples), decoders)
-    if arguments.log_samples:
-        for task, rows in found["samples"].items():
-            lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
-            results.write_whole(arguments.output_path / f"lm_eval_samples_{task}.jsonl", "\n".join(lines) + "\n")
-    print(results.write_results(arguments.output_path, samples, found["results"], about))
-    print(f"wrote {arguments.output_path}/results.json")
 
 
 if __name__ == "__main__":

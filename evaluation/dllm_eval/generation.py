@@ -9,7 +9,7 @@ import torch
 from evaluation.dllm_eval.answers import Key
 from evaluation.dllm_eval.options import Decoder
 from src.config import require
-from src.decoding import DecodeResult, decode_stream
+from src.decoding import DecodeResult, FixedSteps, decode_stream
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def finished(
     row_ids = [job.row_id for job in jobs]
     if next(model.parameters()).device.type == "cuda":  # the first forwards load and choose kernels
         warm = [torch.tensor(job.prompt) for job in jobs[:batch_size]]
-        for _ in decode_stream(model, warm, decoder.policy, decoder.config, batch_size=batch_size):
+        once = FixedSteps(steps=decoder.config.blocks)
+        for _ in decode_stream(model, warm, once, decoder.config, batch_size=batch_size):
             pass
     watch, entered = Stopwatch(), []
 
