@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -86,3 +87,12 @@ def finished(
         for row, i in enumerate(part.index.tolist()):
             yield jobs[i], part, row, now - entered[i], now
         watch.resume()
+
+
+def group_by(items: Sequence, key) -> Iterator[tuple[object, list]]:
+    """Items with equal keys together, in the order in which the keys first appear."""
+    order: dict = {}
+    for item in items:
+        order.setdefault(key(item), len(order))
+    for value, group in groupby(sorted(items, key=lambda item: order[key(item)]), key=key):
+        yield value, list(group)

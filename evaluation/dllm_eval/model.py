@@ -1,9 +1,8 @@
 """The lm-eval model `LLaDA`: text through the decode loop, log-likelihoods by the Monte Carlo estimate."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from itertools import groupby
 
 import torch
 from accelerate import PartialState
@@ -13,16 +12,14 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evaluation.dllm_eval.answers import Answer, AnswerLog, Key, fingerprint
-from evaluation.dllm_eval.generation import Job, check_length, finished
+from evaluation.dllm_eval.generation import Job, check_length, finished, group_by
+from evaluation.dllm_eval.likelihood import estimates, greedy
 from evaluation.dllm_eval.options import make_decoder, task_options
 from evaluation.dllm_eval.recorder import Recorder
 from src.data.examples import end_ids
-from src.decoding import DecodeConfig, FixedSteps, decode_stream
 from src.decoding.generation_settings import GenerationSettings
-from src.decoding.likelihood import log_likelihoods
 from src.model.loading import load_for_inference
 
-Pair = tuple[torch.Tensor, torch.Tensor]  # context and continuation
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -201,49 +198,18 @@ class LLaDA(TemplateLM):
         )
         return [make_disjoint_window(window) for window in windows]
 
-    def score(self, requests: Sequence[Instance], pairs_of: Callable[[Instance], list[Pair]]) -> None:
+    def score(
+        self, requests: Sequence[Instance], pairs_of: Callable[[Instance], list[tuple[list[int], list[int]]]]
+    ) -> None:
         """Log-likelihood of every request, and whether one token per step, greedily, would have written it."""
         waiting = self.waiting(requests)
         for start in range(0, len(waiting), self.batch_size):
             entries = waiting[start : start + self.batch_size]
             pairs = [(torch.tensor(a), torch.tensor(b)) for _, _, r in entries for a, b in pairs_of(r)]
             owner = [i for i, (_, _, r) in enumerate(entries) for _ in pairs_of(r)]
-            values, greedy = self.log_likelihoods(pairs), self.greedy(pairs)
+            values = estimates(self.model, pairs, self.mc_samples, self.batch_size, self.seed)
+            written = greedy(self.model, pairs, self.batch_size)
             for i, entry in enumerate(entries):
                 own = [j for j, o in enumerate(owner) if o == i]
-                answer = Answer(log_likelihood=sum(values[j] for j in own), greedy=all(greedy[j] for j in own))
+                answer = Answer(log_likelihood=sum(values[j] for j in own), greedy=all(written[j] for j in own))
                 self.keep(*entry, answer)
-
-    def log_likelihoods(self, pairs: Sequence[Pair]) -> list[float]:
-        # Masks are drawn from the text itself, so that they depend on neither the batch nor the order of the requests.
-        ids = [int(fingerprint(a.tolist(), b.tolist())[:15], 16) for a, b in pairs]
-        found = log_likelihoods(
-            self.model,
-            pairs,
-            mask_id=self.mask_id,
-            samples=self.mc_samples,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            row_ids=ids,
-        )
-        return list(found)
-
-    def greedy(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Whether decoding greedily, one token per step, gives exactly the continuation of each pair."""
-        same = [False] * len(pairs)
-        for n, indices in group_by(range(len(pairs)), lambda i: len(pairs[i][1])):
-            config = DecodeConfig(mask_id=self.mask_id, gen_length=n, block_length=n, stop_at_eos=False)
-            prompts = [pairs[i][0] for i in indices]
-            for part in decode_stream(self.model, prompts, FixedSteps(steps=n), config, batch_size=self.batch_size):
-                for row, j in enumerate(part.index.tolist()):
-                    same[indices[j]] = torch.equal(part.tokens[row], pairs[indices[j]][1])
-        return same
-
-
-def group_by(items: Sequence, key) -> Iterator[tuple[object, list]]:
-    """Items with equal keys together, in the order in which the keys first appear."""
-    order: dict = {}
-    for item in items:
-        order.setdefault(key(item), len(order))
-    for value, group in groupby(sorted(items, key=lambda item: order[key(item)]), key=key):
-        yield value, list(group)

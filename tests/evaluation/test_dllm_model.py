@@ -7,6 +7,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from evaluation.dllm_eval.answers import Answer, AnswerLog
+from evaluation.dllm_eval.likelihood import greedy
 from evaluation.dllm_eval.model import LLaDA
 from evaluation.dllm_eval.recorder import Document, Recorder
 from evaluation.dllm_eval.results import sample_of, summarise, table, tokens_per_second
@@ -104,7 +105,9 @@ class TestLikelihood:
         )
         written = next(t.item() for t in best if t != model.mask_id)
         pairs = [torch.tensor(model.tok_encode("x"))] * 2
-        assert model.greedy(list(zip(pairs, [torch.tensor([written]), torch.tensor([written + 1])], strict=True))) == [
+        assert greedy(
+            model.model, list(zip(pairs, [torch.tensor([written]), torch.tensor([written + 1])], strict=True)), 4
+        ) == [
             True,
             False,
         ]
