@@ -9,17 +9,17 @@ from accelerate import PartialState
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evaluation.dllm_eval.answers import Answer, AnswerLog, Key, fingerprint
 from evaluation.dllm_eval.generation import Job, check_length, finished, group_by
-from evaluation.dllm_eval.likelihood import estimates, greedy
+from evaluation.dllm_eval.likelihood import disjoint_windows, estimates, greedy
 from evaluation.dllm_eval.options import make_decoder, task_options
 from evaluation.dllm_eval.recorder import Recorder
 from src.data.examples import end_ids
 from src.decoding.generation_settings import GenerationSettings
 from src.model.loading import load_for_inference
 
+Ids = tuple[list[int], list[int]]  # context and continuation
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -181,26 +181,19 @@ class LLaDA(TemplateLM):
     def _loglikelihood_tokens(self, requests, **_):
         raise NotImplementedError("loglikelihood does its own scoring, request by request")
 
-    def pair(self, instance: Instance) -> list[tuple[list[int], list[int]]]:
+    def pair(self, instance: Instance) -> list[Ids]:
         """Context and continuation as ids, cut as lm-eval cuts them; an empty context becomes the first token."""
         context, continuation = instance.args
         if context == "":
             return [([self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False))]
         return [self._encode_pair(context, continuation)]
 
-    def windows(self, instance: Instance) -> list[tuple[list[int], list[int]]]:
+    def windows(self, instance: Instance) -> list[Ids]:
         """A whole text as disjoint windows that the model can take."""
-        windows = get_rolling_token_windows(
-            token_list=self.tok_encode(instance.args[0], add_special_tokens=False),
-            prefix_token=self.prefix_token_id,
-            max_seq_len=self.model.config.max_sequence_length - 1,
-            context_len=1,
-        )
-        return [make_disjoint_window(window) for window in windows]
+        tokens = self.tok_encode(instance.args[0], add_special_tokens=False)
+        return disjoint_windows(tokens, self.prefix_token_id, self.model.config.max_sequence_length)
 
-    def score(
-        self, requests: Sequence[Instance], pairs_of: Callable[[Instance], list[tuple[list[int], list[int]]]]
-    ) -> None:
+    def score(self, requests: Sequence[Instance], pairs_of: Callable[[Instance], list[Ids]]) -> None:
         """Log-likelihood of every request, and whether one token per step, greedily, would have written it."""
         waiting = self.waiting(requests)
         for start in range(0, len(waiting), self.batch_size):
