@@ -21,7 +21,7 @@ from evaluation.frontier import Estimate, estimate, resample_weights
 from evaluation.metrics.rescore import Scoring, judge_samples
 from evaluation.metrics.samples import Sample, read_samples, sample_files
 from evaluation.metrics.scoring import metric_of
-from evaluation.metrics.statistics import mcnemar, mean_interval, wilson
+from evaluation.metrics.statistics import mcnemar, wilson
 from src.config import exit_with_message, require
 
 MEASURES = ("nfe", "tokens", "seconds", "truncated")
@@ -29,7 +29,7 @@ MEASURES = ("nfe", "tokens", "seconds", "truncated")
 
 @dataclass(frozen=True)
 class Results:
-    """One task of one folder: score (N,) in [0, 1] and the recorded measures (N,), None where not every item has one."""
+    """One task of one folder: right (N,) of 0 and 1, and the recorded measures (N,), None where not every item has one."""
 
     name: str
     right: np.ndarray
@@ -61,12 +61,12 @@ def check_paired(task: str, a: tuple[str, list[Sample]], b: tuple[str, list[Samp
 
 
 def results_of(name: str, task: str, samples: list[Sample], scoring: Scoring) -> Results:
-    """Scores as recorded, or scored now where a file records none (lm-eval's own, or several responses per item)."""
+    """Right or wrong as recorded, or scored now where a file records none; of several responses one must be right."""
     if all(isinstance(sample.right, bool) for sample in samples):
         right = [float(sample.right) for sample in samples]
     else:
         verdicts = judge_samples(metric_of(task), samples, scoring)
-        right = [sum(v.right for v in item) / len(item) for item in verdicts]
+        right = [float(any(v.right for v in item)) for item in verdicts]
     measures = {}
     for measure in MEASURES:
         values = [vars(sample)[measure] for sample in samples]
@@ -77,13 +77,11 @@ def results_of(name: str, task: str, samples: list[Sample], scoring: Scoring) ->
 def summarise(results: Results) -> dict:
     """Means of one folder; null where the samples do not record a measure."""
     right, measures = results.right, results.measures
-    whole = bool(np.isin(right, (0, 1)).all())
-    interval = wilson(int(right.sum()), len(right)) if whole else mean_interval(right.tolist())
     nfe, tokens = measures["nfe"], measures["tokens"]
     return {
         "items": len(right),
         "accuracy": float(right.mean()),
-        "accuracy_95": interval,
+        "accuracy_95": wilson(int(right.sum()), len(right)),
         "tokens_per_forward": None if nfe is None or tokens is None else float(tokens.sum() / nfe.sum()),
         **{measure: None if values is None else float(values.mean()) for measure, values in measures.items()},
     }
@@ -91,13 +89,12 @@ def summarise(results: Results) -> dict:
 
 def compare(reference: Results, other: Results, weights: np.ndarray) -> dict:
     """Paired difference other - reference; ratios reference / other of NFE and seconds, above 1 where other needs less."""
-    whole = bool(np.isin(np.concatenate((reference.right, other.right)), (0, 1)).all())
     difference = estimate(weights @ (other.right - reference.right))
     compared = {
         "accuracy_difference": interval_of(difference),
-        "only_reference_right": int(((reference.right == 1) & (other.right == 0)).sum()) if whole else None,
-        "only_other_right": int(((reference.right == 0) & (other.right == 1)).sum()) if whole else None,
-        "mcnemar_p": mcnemar(reference.right > 0, other.right > 0) if whole else None,
+        "only_reference_right": int((reference.right > other.right).sum()),
+        "only_other_right": int((reference.right < other.right).sum()),
+        "mcnemar_p": mcnemar(reference.right > 0, other.right > 0),
     }
     for measure, label in (("nfe", "fewer_nfe"), ("seconds", "faster")):
         a, b = reference.measures[measure], other.measures[measure]
@@ -116,7 +113,10 @@ def number(value: float | None, form: str) -> str:
 
 def spread(e: dict | None, scale: float, form: str) -> str:
     """A value with its interval."""
-    return "-" if e is None else " ".join((f"{scale * e['value']:{form}}", f"[{scale * e['low']:{form}},", f"{scale * e['high']:{form}}]"))  # fmt: skip
+    if e is None:
+        return "-"
+    value, low, high = (format(scale * e[name], form) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 HEADER = (

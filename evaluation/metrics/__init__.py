@@ -1,1 +1,1 @@
-"""Scoring and statistics; standard library only, so that results can be checked anywhere."""
+"""Scoring and statistics; standard library only (but for math-verify), so that results can be checked anywhere."""

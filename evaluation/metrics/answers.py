@@ -24,7 +24,7 @@ def answer_section(text: str) -> str | None:
 
 def last_boxed(text: str) -> str | None:
     r"""What the last \boxed{} or \fbox{} with balanced braces holds (also `\boxed 7`), or None."""
-    for found in reversed(list(re.finditer(r"\\f?boxed\s*(\{|(?P<bare>[^\s{}$]+))", text))):
+    for found in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*(\{|(?P<bare>[^\s{}$]+))", text))):
         if found["bare"] is not None:
             return found["bare"]
         inside = balanced(text, found.end() - 1)

@@ -2,8 +2,12 @@
 
 import ast
 import re
+import warnings
 
 from evaluation.metrics.answers import answer_section, before_end
+
+# A program's doubtful escapes are no concern of the one who scores it.
+warnings.filterwarnings("ignore", module="generated_program")
 
 _BLOCK = re.compile(r"```[ \t]*(?P<language>[\w+.-]*)[^\n]*\n(?P<code>.*?)(?P<end>\n?[ \t]*```|\Z)", re.DOTALL)
 PYTHON = ("python", "python3", "py")
@@ -37,9 +41,9 @@ def published_text(response: str, python_only: bool) -> str | None:
 
 
 def parses(program: str) -> bool:
-    """Whether Python can read the program."""
+    """Whether Python can compile the program."""
     try:
-        ast.parse(program)
+        compile(program, "generated_program", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: null bytes
         return False
     return True

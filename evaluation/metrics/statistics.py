@@ -16,8 +16,8 @@ def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     """Two-sided exact p-value that a and b, right/wrong on the same problems, are equally often right (McNemar 1947)."""
-    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
-    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    only_a = sum(bool(x) and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(bool(y) and not x for x, y in zip(a, b, strict=True))
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
     return min(1.0, 2 * tail)

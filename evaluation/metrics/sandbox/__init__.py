@@ -5,8 +5,9 @@ program through a pipe, compare the plain values that come back and, when all ho
 So the program gains nothing from leaving early, from patching builtins or from printing: the secret is never in its memory.
 
 With bubblewrap: no network, an empty read-only file system with the interpreter and a small /tmp, no home, namespaces of
-its own, killed as a whole. Without: a folder of its own in /tmp and, on Linux (x86_64, aarch64), the same system call
-filter (no process, socket, signal or write); files that the user may read can be read. Elsewhere only limits remain.
+its own, killed as a whole. In both cases on Linux (x86_64, aarch64) a system call filter: no process, socket or signal.
+Without bubblewrap the filter also refuses every write, and Landlock (Linux 5.13) every read outside the interpreter. Where
+a kernel has neither, and on other systems, only the limits remain; the notice says which of these holds.
 
 Not covered: a hole in the kernel or in Python's JSON reader; a program that knows the answers of public tests by heart;
 a program that tells by a call's timing that it is being tested. Objects compare by identity, so a class with an __eq__ of
@@ -15,10 +16,10 @@ its own compares unequal to other instances, and a change to an argument is not 
 
 import contextlib
 import functools
-import importlib.util
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -30,34 +31,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evaluation.metrics.sandbox import filter as call_filter
+from evaluation.metrics.sandbox import landlock
+from evaluation.metrics.sandbox.commands import ENVIRONMENT, Limits, inside_bubblewrap, plain
 from evaluation.metrics.verdict import ERROR, OUTCOMES, RIGHT, TIMEOUT
 
-HERE = Path(__file__).resolve().parent
 NOTICE = """
 *** NOTICE: generated code runs WITHOUT bubblewrap: {reason}.
 *** It runs as you, {covered}.
 *** Install bubblewrap (Debian, Ubuntu: apt install bubblewrap) or run the evaluation in a container or virtual machine.
 """
+DEFAULT_LIMITS = Limits()
+END_SECONDS = 10
 _noticed = threading.Lock()
 
 
 class SandboxError(RuntimeError):
     """The sandbox itself does not work, so nothing is known about the program."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one program may use; wall_seconds is generous, since a shared machine is slow."""
-
-    cpu_seconds: int = 5
-    wall_seconds: float = 20.0
-    memory_mb: int = 1024
-    file_mb: int = 1
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if value <= 0:
-                raise ValueError(f"{name}={value} must be positive")
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ def require_confirmation(confirmed: bool) -> None:
         )
 
 
-def run(job: Job, limits: Limits = Limits(), *, bubblewrap: bool | None = None) -> tuple[str, str]:
+def run(job: Job, limits: Limits = DEFAULT_LIMITS, *, bubblewrap: bool | None = None) -> tuple[str, str]:
     """Outcome and detail of a program. bubblewrap=None takes it where it works, with a notice where it does not.
 
     Raises SandboxError if the sandbox cannot be set up.
@@ -91,11 +80,21 @@ def run(job: Job, limits: Limits = Limits(), *, bubblewrap: bool | None = None) 
     if bubblewrap is None:
         bubblewrap = why_no_bubblewrap() is None
         if not bubblewrap and _noticed.acquire(blocking=False):
-            covered = "with limits only; it can read, write and send what you can"
-            if call_filter.available():
-                covered = "without network and unable to write, but able to read what you can read"
-            print(NOTICE.format(reason=why_no_bubblewrap(), covered=covered), file=sys.stderr, flush=True)
+            print(
+                NOTICE.format(reason=why_no_bubblewrap(), covered=covered_without_bubblewrap()),
+                file=sys.stderr,
+                flush=True,
+            )
     return execute(job, limits, bubblewrap)
+
+
+def covered_without_bubblewrap() -> str:
+    """What this system can keep a program from, in words."""
+    if not call_filter.available():
+        return "with limits on time and memory only: it can read, write and send what you can"
+    if not landlock.available():
+        return "kept from the network, other processes and writing, but NOT from reading what you can read"
+    return "kept from the network, other processes, writing and reading your files by the kernel's own means alone"
 
 
 @functools.cache
@@ -104,7 +103,9 @@ def why_no_bubblewrap() -> str | None:
     if shutil.which("bwrap") is None:
         return "bwrap is not installed"
     try:
-        outcome, detail = execute(Job("def one(): return 1", "assert one() == 1", ["one"]), Limits(), bubblewrap=True)
+        outcome, detail = execute(
+            Job("def one(): return 1", "assert one() == 1", ["one"]), DEFAULT_LIMITS, bubblewrap=True
+        )
     except SandboxError as error:
         return str(error)
     return None if outcome == RIGHT else f"a trial run ended with {outcome}: {detail}"
@@ -115,22 +116,17 @@ def execute(job: Job, limits: Limits, bubblewrap: bool) -> tuple[str, str]:
     secret = secrets.token_hex(16)
     message = json.dumps(asdict(job) | {"secret": secret}).encode()
     with tempfile.TemporaryDirectory(prefix="cd4lm_sandbox_") as folder:
+        alive, held = os.pipe()
         words = inside_bubblewrap(limits) if bubblewrap else plain(limits, Path(folder))
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=ENVIRONMENT,
-            start_new_session=True,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "pass_fds": (held,)}
+        process = subprocess.Popen(words, **pipes, cwd=folder, env=ENVIRONMENT, start_new_session=True)
+        os.close(held)
         try:
             output, errors = process.communicate(message, timeout=limits.wall_seconds)
         except subprocess.TimeoutExpired:
             return TIMEOUT, f"no result after {limits.wall_seconds:g} s"
         finally:
-            end(process)
+            end(process, alive)
     return verdict(output, errors, secret)
 
 
@@ -147,74 +143,17 @@ def verdict(output: bytes, errors: bytes, secret: str) -> tuple[str, str]:
     return outcome, detail
 
 
-def end(process: subprocess.Popen) -> None:
-    """Kill the whole session; bubblewrap takes its process namespace with it."""
+def end(process: subprocess.Popen, alive: int) -> None:
+    """Kill the whole session, and wait until nobody holds the other end of `alive`, which all inside inherit.
+
+    Bubblewrap takes its process namespace with it.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
-
-
-ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin",
-    "LANG": "C.UTF-8",
-    "HOME": "/nonexistent",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-}
-INTERPRETER_OPTIONS = ["-I", "-S", "-B", "-X", "utf8"]
-
-
-def options(limits: Limits, packages: str, read_only: bool) -> str:
-    """The driver's argument."""
-    sandbox = {"packages": packages, "read_only": read_only, "filter": call_filter.available()}
-    return json.dumps(asdict(limits) | sandbox)
-
-
-def packages() -> list[Path]:
-    """Folders of the one package that programs and EvalPlus tests may import beside the standard library: numpy."""
-    spec = importlib.util.find_spec("numpy")
-    if spec is None or spec.origin is None:
-        return []
-    numpy = Path(spec.origin).parent
-    return [folder for folder in (numpy, numpy.with_name("numpy.libs")) if folder.is_dir()]
-
-
-def plain(limits: Limits, folder: Path) -> list[str]:
-    """Command without bubblewrap; `folder` is the program's own."""
-    (folder / "packages").mkdir()
-    for package in packages():
-        (folder / "packages" / package.name).symlink_to(package)
-    driver = [str(HERE / "driver.py"), options(limits, str(folder / "packages"), read_only=True)]
-    return [sys.executable, *INTERPRETER_OPTIONS, *driver]
-
-
-@functools.cache
-def inside_bubblewrap(limits: Limits) -> list[str]:
-    """Command with bubblewrap: only the interpreter, its libraries, numpy and the driver are there, all read-only."""
-    interpreter = Path(os.path.realpath(sys.executable))
-    words = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--die-with-parent"]
-    words += ["--new-session", "--hostname", "sandbox", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
-    for name in ("/lib", "/lib64", "/lib32", "/bin"):
-        if os.path.islink(name):
-            words += ["--symlink", os.readlink(name), name]
-        elif os.path.isdir(name):
-            words += ["--ro-bind", name, name]
-    bound = [Path(sys.base_prefix) / "lib", interpreter, Path("/etc/ld.so.cache")]
-    for path in bound:
-        if path.exists() and not path.is_relative_to("/usr"):
-            words += ["--ro-bind", str(path), str(path)]
-    for package in packages():
-        words += ["--ro-bind", str(package), f"/packages/{package.name}"]
-    words += ["--ro-bind", str(HERE), "/sandbox"]
-    for device in ("/dev/null", "/dev/urandom"):
-        words += ["--dev-bind", device, device]
-    described = subprocess.run(["bwrap", "--help"], capture_output=True, text=True)
-    if "--size" in described.stdout + described.stderr:  # older ones cannot bound a tmpfs, which takes memory
-        words += ["--size", str(16 << 20), "--tmpfs", "/tmp"]
-    else:
-        words += ["--dir", "/tmp"]
-    words += ["--remount-ro", "/", "--chdir", "/tmp", "--", str(interpreter), *INTERPRETER_OPTIONS]
-    return [*words, "/sandbox/driver.py", options(limits, "/packages", read_only=False)]
+    gone = select.poll()
+    gone.register(alive, 0)  # reports only that the other end is closed
+    gone.poll(END_SECONDS * 1000)
+    os.close(alive)

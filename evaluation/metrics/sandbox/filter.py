@@ -44,6 +44,7 @@ CLONE_THREAD = 0x10000
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_IF_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
+SET_NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER_MODE, CAPABILITY_VERSION = 38, 22, 2, 0x20080522
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; arguments are 8 bytes each
 
 
@@ -89,17 +90,23 @@ def build(machine: str, read_only: bool) -> bytes:
 
 
 def apply(read_only: bool) -> None:
-    """Give up all capabilities and put this process under the filter, for good. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    """Put this process under the filter, for good. Needs no_new_privs; raises OSError."""
     program = build(platform.machine(), read_only)
     memory = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(memory))
-    version_3, set_no_new_privileges, set_seccomp, filter_mode = 0x20080522, 38, 22, 2
-    calls = (
-        lambda: libc.capset(struct.pack("Ii", version_3, 0), bytes(24)),
-        lambda: libc.prctl(set_no_new_privileges, 1, 0, 0, 0),
-        lambda: libc.prctl(set_seccomp, filter_mode, header, 0, 0),
-    )
-    for call in calls:
-        if call():
-            raise OSError(ctypes.get_errno(), f"the system call filter: {os.strerror(ctypes.get_errno())}")
+    control(SET_SECCOMP, FILTER_MODE, header)
+
+
+def give_up_privileges() -> None:
+    """No capabilities, and none to be had (no_new_privs), for good; raises OSError."""
+    control(SET_NO_NEW_PRIVILEGES, 1, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(struct.pack("Ii", CAPABILITY_VERSION, 0), bytes(24)):
+        raise OSError(ctypes.get_errno(), "capabilities cannot be given up")
+
+
+def control(option: int, first, second) -> None:
+    """prctl(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, first, second, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option}): {os.strerror(ctypes.get_errno())}")

@@ -13,7 +13,8 @@ import types
 from fractions import Fraction
 from numbers import Integral, Real
 
-import filter as call_filter  # the sandbox's own, evaluation/metrics/sandbox/filter.py
+import filter as call_filter  # both the sandbox's own, evaluation/metrics/sandbox
+import landlock
 
 KINDS = {kind.__name__: kind for kind in (list, tuple, set, frozenset)}
 
@@ -129,6 +130,10 @@ def restrict(limits: dict) -> None:
         hard = resource.getrlimit(name)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(name, (value, value))
+    if sys.platform == "linux":
+        call_filter.give_up_privileges()
+    if limits["readable"] is not None:
+        landlock.allow_reading(limits["readable"])
     if limits["filter"]:
         call_filter.apply(read_only=limits["read_only"])
     sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
