@@ -2,18 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 import torch
-from accelerate import PartialState
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from evaluation.dllm_eval.answers import Answer, AnswerLog, Key, fingerprint
 from evaluation.dllm_eval.generation import Job, check_length, finished, group_by
 from evaluation.dllm_eval.likelihood import disjoint_windows, estimates, greedy
 from evaluation.dllm_eval.options import make_decoder, task_options
+from evaluation.dllm_eval.processes import ProcessesLM
 from evaluation.dllm_eval.recorder import Recorder
 from src.data.examples import end_ids
 from src.decoding.generation_settings import GenerationSettings
@@ -23,14 +21,8 @@ Ids = tuple[list[int], list[int]]  # context and continuation
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def join_processes() -> PartialState:
-    """This process's place among those that accelerate or torchrun started; each has its own GPU."""
-    # Processes finish their shares at different times, and the first to wait must not give up on the last.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=24))
-
-
 @register_model("LLaDA")
-class LLaDA(TemplateLM):
+class LLaDA(ProcessesLM):
     """A masked diffusion model under lm-eval.
 
     pretrained, dtype, mc_samples: see ModelOptions. batch_size: rows decoded together; it changes no answer.
@@ -48,33 +40,12 @@ class LLaDA(TemplateLM):
         recorder: Recorder | None = None,
     ):
         super().__init__()
-        state = join_processes()
-        self._rank, self._world_size, self._device = state.process_index, state.num_processes, state.device
-        self.state = state
         self.model, self.tokenizer = load_for_inference(pretrained, dtype=DTYPES[dtype])
         self.settings = GenerationSettings.load(pretrained)
         self.mask_id, self.eos_ids = self.model.config.mask_token_id, end_ids(self.tokenizer)
         self.batch_size, self.mc_samples, self.seed = int(batch_size), mc_samples, seed
         self.log, self.recorder = log, recorder or Recorder()
         self.done: dict[Key, Answer] = {}
-
-    # Several processes: lm-eval gives each its share of the documents and gathers the results through these.
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.world_size == 1:
-            return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        torch.distributed.all_gather(parts, tensor.contiguous())
-        return torch.stack(parts) if tensor.ndim == 0 else torch.cat(parts)
-
-    def gather_object(self, obj, dst: int = 0) -> list | None:
-        if self.world_size == 1:
-            return [obj]
-        parts = [None] * self.world_size if self.rank == dst else None
-        torch.distributed.gather_object(obj, parts, dst=dst)
-        return parts
-
-    def barrier(self) -> None:
-        self.state.wait_for_everyone()
 
     @property
     def eot_token_id(self) -> int:

@@ -9,8 +9,9 @@ from lm_eval.evaluator import evaluate
 
 from evaluation.dllm_eval import manifest, results, task_list
 from evaluation.dllm_eval.answers import AnswerLog
-from evaluation.dllm_eval.model import DTYPES, LLaDA, join_processes
+from evaluation.dllm_eval.model import DTYPES, LLaDA
 from evaluation.dllm_eval.options import Decoder, ModelOptions, make_decoder, task_options
+from evaluation.dllm_eval.processes import join_processes
 from evaluation.dllm_eval.recorder import Recorder
 from evaluation.dllm_eval.scoring import Scorer, is_ours
 from src.config import require
