@@ -34,11 +34,12 @@ def local_file(task: str, data_dir: Path) -> Path:
 def find(names: list[str], data_dir: Path | None, include_path: Path | None) -> tuple[TaskManager, list[str | dict]]:
     """A task manager and what to give it. Raises ValueError for a name that does not exist, naming the nearest.
 
-    lm-eval's own tasks are only indexed, which takes seconds, where one of them is asked for.
+    lm-eval's own tasks are only indexed, which takes seconds, where a name is not found without them.
     """
-    stock = any(not is_ours(name) for name in names)
-    folders = [FOLDER] if include_path is None else [FOLDER, include_path]
-    manager = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=stock)
+    folders = [str(folder) for folder in (FOLDER, include_path) if folder is not None]
+    manager = TaskManager(include_path=folders, include_defaults=False)
+    if any(not is_ours(name) and name not in manager.all_tasks for name in names):
+        manager = TaskManager(include_path=folders)
     specs = []
     for name in names:
         if name not in manager.all_tasks and not Path(name).is_file():

@@ -20,6 +20,15 @@ GEN_KWARGS = "use_dynamic=true,gen_length=64,block_length=32,confidence_threshol
 ROWS = [
     {"question": f"Tom has {i} apples and buys {i + 2}. How many?", "answer": f"#### {2 * i + 2}"} for i in range(6)
 ]
+HUMANEVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": "def one():\n",
+    "entry_point": "one",
+    "canonical_solution": "    return 1\n",
+}
+HUMANEVAL["test"] = "def check(candidate):\n    assert candidate() == 1\n"
+MBPP = {"text": "Write a function that returns one.", "code": "def one():\n    return 1", "test_setup_code": ""}
+MBPP |= {"test_list": ["assert one() == 1"] * 3, "challenge_test_list": []}
 CHOICE_TASK = """
 task: tiny_choice
 dataset_path: json
@@ -40,6 +49,12 @@ def world(tmp_path_factory):
     build(folder / "model")
     (folder / "data/gsm8k").mkdir(parents=True)
     write_jsonl(folder / "data/gsm8k/test.jsonl", ROWS)
+    for task, file, rows in (
+        ("humaneval", "test", [HUMANEVAL]),
+        ("mbpp", "all", [MBPP | {"task_id": number} for number in (10, 11, 510, 511)]),
+    ):
+        (folder / "data" / task).mkdir()
+        write_jsonl(folder / "data" / task / f"{file}.jsonl", rows)
     (folder / "tasks").mkdir()
     (folder / "tasks/tiny_choice.yaml").write_text(CHOICE_TASK.format(folder=folder))
     choices = [{"question": f"{i} plus 1 is", "choices": [str(i + 1), "seven"], "label": i % 2} for i in range(4)]
@@ -142,11 +157,28 @@ class TestEvaluation:
         assert len(answers) == 8 and all(a["answer"]["log_likelihood"] < 0 for a in answers)
         assert "tiny_choice | acc (none)" in (world / "choice/results.md").read_text()
 
+    def test_programs_and_five_samples(self, world):
+        more = (
+            "--tasks",
+            "dllm_humaneval_pass5,dllm_mbpp",
+            "--confirm_run_unsafe_code",
+            "--gen_kwargs",
+            "gen_length=16",
+        )
+        results = run_here(world, "programs", *more)
+        five, mbpp = results["tasks"]["humaneval_pass5"], results["tasks"]["mbpp"]
+        assert (five["documents"], five["responses"], mbpp["documents"]) == (1, 5, 2)
+        (sample,) = read_samples(world / "programs/samples_humaneval_pass5.jsonl")
+        assert len(set(sample.responses)) > 1 and sample.right is False
+        assert [s.doc["task_id"] for s in read_samples(world / "programs/samples_mbpp.jsonl")] == [11, 510]
+        decoders = results["manifest"]["decoders"]
+        assert decoders["dllm_humaneval_pass5"]["temperature"] == 1.2 and decoders["dllm_mbpp"]["temperature"] == 0
+
     def test_an_unknown_task_is_named(self, world):
         with pytest.raises(ValueError, match="unknown task dllm_gsm8: did you mean dllm_gsm8k"):
             run_here(world, "unknown", "--tasks", "dllm_gsm8")
-        with pytest.raises(ValueError, match=r"mbpp/all.jsonl does not exist"):
-            run_here(world, "unknown", "--tasks", "dllm_mbpp", "--confirm_run_unsafe_code")
+        with pytest.raises(ValueError, match="mbpp_plus/test.jsonl does not exist"):
+            run_here(world, "unknown", "--tasks", "dllm_mbpp_plus", "--confirm_run_unsafe_code")
 
     def test_a_script_runs_the_method_its_baselines_and_one_table(self, world):
         setting = {"LIMIT": "2", "BATCH_SIZE": "2", "GEN_LENGTH": "16", "BLOCK_LENGTH": "16", "OMP_NUM_THREADS": "1"}
