@@ -1,6 +1,7 @@
 """Finding tasks by name: ours, with data from the hub or a local folder, and lm-eval's own."""
 
 import difflib
+import sys
 from pathlib import Path
 
 from lm_eval.tasks import TaskManager
@@ -46,6 +47,8 @@ def find(names: list[str], data_dir: Path | None, include_path: Path | None) -> 
             close = difflib.get_close_matches(name, [*OURS, *manager.all_tasks], n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"this repository's are {', '.join(OURS)}"
             raise ValueError(f"unknown task {name}: {hint}")
+        if PREFIX + name in OURS:
+            print(f"note: {name} is lm-eval's task; this repository's is {PREFIX + name}", file=sys.stderr)
         specs.append(name)
         if is_ours(name) and data_dir is not None:
             data = {"data_files": {"test": str(local_file(name, data_dir))}}
