@@ -85,6 +85,15 @@ def table(points: dict[str, list[dict]]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def spaced_ticks(values: list[float]) -> tuple[list[float], list[str]]:
+    """Ticks at the values themselves, leaving out those closer than a tenth to the one before; their labels."""
+    ticks: list[float] = []
+    for value in sorted(values):
+        if not ticks or value > 1.1 * ticks[-1]:
+            ticks.append(value)
+    return ticks, [f"{tick:.1f}" for tick in ticks]
+
+
 def plot(points: dict[str, list[dict]], path: Path) -> None:
     """One panel per task: accuracy with its interval over NFE, a line per family."""
     figure, panels = plt.subplots(1, len(points), figsize=(1 + 6 * len(points), 4.5), squeeze=False)
@@ -95,6 +104,8 @@ def plot(points: dict[str, list[dict]], path: Path) -> None:
             bounds += [[max(0.0, 100 * r["accuracy_95"][1] - a) for a, r in zip(accuracy, runs, strict=True)]]
             axes.errorbar([r["nfe"] for r in runs], accuracy, yerr=bounds, marker="o", capsize=3, label=name)
         axes.set_xscale("log")
+        axes.set_xticks(*spaced_ticks([r["nfe"] for r in results]))
+        axes.minorticks_off()
         axes.set_xlabel("forward passes per answer (NFE)")
         axes.set_ylabel("accuracy, % with 95 % interval")
         axes.set_title(f"{task}, {results[0]['documents']} documents", fontsize=10)
