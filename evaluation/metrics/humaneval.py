@@ -36,7 +36,7 @@ def defines(program: str, name: str) -> bool:
     return any(
         (isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name == name)
         or (isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets))
-        for node in ast.parse(program).body
+        for node in ast.parse(program, "generated_program").body
     )
 
 

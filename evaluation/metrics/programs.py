@@ -52,7 +52,7 @@ def parses(program: str) -> bool:
 def defined_names(program: str) -> set[str]:
     """Functions, classes and variables that a readable program defines at its top level."""
     names = set()
-    for node in ast.parse(program).body:
+    for node in ast.parse(program, "generated_program").body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -65,7 +65,7 @@ def defined_names(program: str) -> set[str]:
 def free_names(tests: str) -> set[str]:
     """Names that tests use and do not bind anywhere: what they expect from the program, and builtins."""
     used, bound = set(), set()
-    for node in ast.walk(ast.parse(tests)):
+    for node in ast.walk(ast.parse(tests, "generated_program")):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
