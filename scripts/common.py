@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from src.decoding import DecodeConfig, DecodeResult, decode
 from src.decoding.generation_settings import GenerationSettings
 from src.decoding.policies import Policy
 from src.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
-from src.model import LLaDAConfig
+from src.model import LLaDAConfig, LLaDAModelLM
 from src.model.checkpoint import check_folder
 from src.model.loading import load_for_inference, load_tokenizer
 
@@ -97,6 +98,11 @@ class Generator:
             seed=arguments.seed,
         )
 
+    @cached_property
+    def model(self) -> LLaDAModelLM:
+        """The weights, read when first needed."""
+        return load_for_inference(self.folder)[0]
+
     def encode(self, question: str) -> torch.Tensor:
         """Token ids (P,) of a question in the chat template. Raises ValueError for words outside a closed vocabulary."""
         ids = encode_prompt(self.tokenizer, question)
@@ -113,9 +119,9 @@ class Generator:
         return self.tokenizer.decode(tokens)
 
     def run(self, prompts: Sequence[torch.Tensor], policy: Policy, on_step=None) -> tuple[DecodeResult, float]:
-        """Load the weights, decode, and time the decoding in seconds."""
+        """Decode, and time the decoding in seconds."""
         policy.check(self.config)
-        model, _ = load_for_inference(self.folder)
+        model = self.model
         start = time.perf_counter()
         result = decode(model, prompts, policy, self.config, on_step=on_step)
         return result, time.perf_counter() - start

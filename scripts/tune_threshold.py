@@ -31,7 +31,6 @@ from src.decoding import DecodeConfig, FixedSteps
 from src.decoding.generation_settings import GenerationSettings
 from src.decoding.policies import Policy
 from src.decoding.policy_options import LIMITS, POLICIES, PolicyOptions, check_name, choose_policy
-from src.model.loading import load_for_inference
 
 SEARCHES = {"bisect": bisect, "grid": grid}
 
@@ -134,14 +133,14 @@ def main():
     check(arguments)
     score = scorer(arguments.metric)
     file, rows = read_problems(arguments.data, arguments.max_samples, arguments.allow_test_split)
-    config = Generator(arguments).config
+    generator = Generator(arguments)
+    config = generator.config
     arguments.gen_length = config.gen_length
     values = candidates(arguments, config)
-    model, tokenizer = load_for_inference(arguments.model_path)
 
     def run(policy: Policy, label: str) -> dict:
         how = {"batch_size": arguments.batch_size, "score": score, "label": label}
-        cell = measure(model, tokenizer, rows, policy, config, **how)
+        cell = measure(generator.model, generator.tokenizer, rows, policy, config, **how)
         return cell | summarise(cell)
 
     trials, baseline = search(arguments, values, run)

@@ -119,3 +119,14 @@ def choose_policy(options: PolicyOptions, stored: PolicyOptions, gen_length: int
     if name == "fixed":
         values.setdefault("steps", gen_length)
     return entry.policy(**values)
+
+
+def describe(policy: Policy) -> str:
+    """A policy of the registry in the words of its options: its name, main parameter, and limits that are not default."""
+    name, entry = next((name, entry) for name, entry in POLICIES.items() if type(policy) is entry.policy)
+    default = entry.policy()
+    words = [f"{entry.option}={vars(policy)[entry.field]:g}"]
+    if isinstance(policy, Adaptive):
+        limits = [(option, vars(policy)[field], vars(default)[field]) for option, field in LIMITS.items()]
+        words += [f"{option}={value}" for option, value, usual in limits if value != usual]
+    return f"{name}, {', '.join(words)}"
