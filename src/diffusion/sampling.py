@@ -65,11 +65,16 @@ def gumbel(keys: torch.Tensor, places: torch.Tensor, V: int, start: int, end: in
 def propose_published(
     logits: torch.Tensor, mask_id: int, temperature: float, keys: torch.Tensor, places: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `propose` computes, the way the published decoders do: a masked copy of all logits, a probability tensor."""
+    """What `propose` computes, the way the published decoders do: one argmax over all of it, a probability tensor.
+
+    logits is written to and restored.
+    """
     V = logits.shape[-1]
-    allowed = torch.arange(V, device=logits.device) != mask_id  # (V,)
     noisy = logits if temperature == 0 else logits.double() - temperature * gumbel(keys, places, V, 0, V)
-    tokens = noisy.masked_fill(~allowed, float("-inf")).argmax(dim=-1)
+    column = noisy[..., mask_id].clone()
+    noisy[..., mask_id] = float("-inf")
+    tokens = noisy.argmax(dim=-1)
+    noisy[..., mask_id] = column
     return tokens, logits.float().softmax(dim=-1).gather(-1, tokens[..., None])[..., 0]
 
 

@@ -22,7 +22,8 @@ class LLaDAOutput(ModelOutput):
     """What one forward pass returns.
 
     logits: (B, L, V), or only the rows asked for with `logits_at`.
-    last_hidden_state: (B, L, d) after the final norm, what the head reads.
+    last_hidden_state: (B, L, d) after the final norm, what the head reads; (B, n, d) with an integer `logits_at`,
+        since the last block then computes those rows only.
     hidden_states: n_layers + 1 tensors (B, L, d) when asked for: embeddings, then each block's output before the norm.
     """
 
@@ -76,23 +77,25 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.up_proj = nn.Linear(d, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, d, bias=False)
 
-    def attend(self, x, cos, sin, allowed, cache):
+    def attend(self, x, cos, sin, allowed, cache, at):
         B, L, _ = x.shape
-        q = self.q_proj(x).view(B, L, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, L, D)
+        queries = rows(x, at)  # (B, n, d)
+        q = self.q_proj(queries).view(B, -1, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, n, D)
         k = self.k_proj(x).view(B, L, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, L, D)
         v = self.v_proj(x).view(B, L, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, L, D)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = rotate(q, rows(cos[:, 0], at)[:, None], rows(sin[:, 0], at)[:, None]), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v)  # (B, K, all columns, D)
         grouped = self.n_heads != self.n_kv_heads
         if grouped and allowed is not None:  # with a mask the fused GPU kernels take no grouped heads
             k, v = (t.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1) for t in (k, v))  # (B, H, L, D)
             grouped = False
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=grouped)  # (B, H, L, D)
-        return self.attn_out(out.transpose(1, 2).reshape(B, L, -1))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=grouped)  # (B, H, n, D)
+        return self.attn_out(out.transpose(1, 2).flatten(2))
 
-    def forward(self, x, cos, sin, allowed, cache=None):
-        x = x + self.attend(self.attn_norm(x), cos, sin, allowed, cache)
+    def forward(self, x, cos, sin, allowed, cache=None, at=None):
+        """Every column (B, L, d), or those at `at` (B, n) only: the last block has no other reader than the head."""
+        x = rows(x, at) + self.attend(self.attn_norm(x), cos, sin, allowed, cache, at)
         h = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
@@ -168,13 +171,16 @@ class LLaDAModelLM(PreTrainedModel):
         cos, sin = rotary_angles(positions, head_dim, self.config.rope_theta)
         x = parts["wte"](input_ids)  # (B, L, d)
         states = [x]
+        some = logits_at is not None and logits_at.dtype != torch.bool and not output_hidden_states
+        some = some and (allowed is None or allowed.shape[2] == 1)  # a mask per query would have to be cut too
         for i, block in enumerate(parts["blocks"]):
-            x = block(x, cos, sin, allowed, None if cache is None else cache.layer(i))
+            last = logits_at if some and i == self.config.n_layers - 1 else None
+            x = block(x, cos, sin, allowed, None if cache is None else cache.layer(i), last)
             if output_hidden_states:
                 states.append(x)
         x = parts["ln_f"](x)
         return LLaDAOutput(
-            logits=self.head(rows(x, logits_at)),
+            logits=self.head(x if some else rows(x, logits_at)),
             last_hidden_state=x,
             hidden_states=tuple(states) if output_hidden_states else None,
         )
@@ -200,4 +206,5 @@ def rows(hidden: torch.Tensor, at: torch.Tensor | None) -> torch.Tensor:
         return hidden
     if at.dtype == torch.bool:
         return hidden[at]  # (N, d)
+    hidden = hidden.expand(at.shape[0], -1, -1)  # angles without padding are one row for all
     return hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, n, d)
