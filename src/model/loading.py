@@ -56,8 +56,10 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def load_for_inference(folder: str | Path) -> tuple[DiffusionLM, PreTrainedTokenizerBase]:
-    """Model in evaluation mode on the best device, and its tokenizer."""
-    device, dtype = best_device()
-    model = load_model(folder, dtype=dtype)
+def load_for_inference(
+    folder: str | Path, dtype: torch.dtype | None = None
+) -> tuple[DiffusionLM, PreTrainedTokenizerBase]:
+    """Model in evaluation mode on the best device, in dtype or the one that suits it, and its tokenizer."""
+    device, suited = best_device()
+    model = load_model(folder, dtype=dtype or suited)
     return model.to(device).eval(), load_tokenizer(folder)

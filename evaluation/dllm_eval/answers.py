@@ -1,0 +1,97 @@
+"""The log of finished requests: one line each, on disk before the next, so that a killed run repeats none of them."""
+
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+Key = tuple[str, int, int, int]  # task, doc_id, index of the request within the document, repeat
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model gave for one request: a text with its costs, or a log-likelihood.
+
+    tokens: before the first EOS. seconds: from entering the batch to leaving it. clock: decoding seconds of process `rank`
+    on this task so far, in the run numbered `session`. truncated: no EOS within the canvas.
+    """
+
+    text: str | None = None
+    nfe: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    clock: float = 0.0
+    session: int = 0
+    rank: int = 0
+    truncated: bool = False
+    log_likelihood: float | None = None
+    greedy: bool | None = None
+
+
+def fingerprint(*parts) -> str:
+    """Short hash of anything JSON can hold; what is not JSON counts by its repr."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+class AnswerLog:
+    """Answers of all earlier runs into this folder, and the file to which this process appends its own.
+
+    Every process writes answers.<rank>.jsonl and reads them all. A torn last line, left by a kill, is dropped and its
+    request done again; any other line that cannot be read is an error that names it.
+    """
+
+    def __init__(self, folder: Path, rank: int):
+        self.answers: dict[Key, tuple[str, Answer]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / f"answers.{rank}.jsonl"
+        self.file = open(own, "a+b")  # noqa: SIM115 (open as long as the process runs: it also holds the lock)
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is writing to {own}: wait for it or choose another --output_path") from None
+        drop_torn_line(self.file)
+        for path in sorted(folder.glob("answers.*.jsonl")):
+            self.read(path)
+        self.resumed = len(self.answers)
+        self.session = 1 + max((answer.session for _, answer in self.answers.values()), default=0)
+
+    def read(self, path: Path) -> None:
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+            if not line.endswith(b"\n"):  # another process's torn line
+                return
+            try:
+                entry = json.loads(line)
+                self.answers[tuple(entry["key"])] = (entry["request"], Answer(**entry["answer"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} line {number} cannot be read ({error}): remove that line") from error
+
+    def get(self, key: Key, request: str) -> Answer | None:
+        """The stored answer of a request. Raises ValueError if it was given for another prompt or row."""
+        if key not in self.answers:
+            return None
+        stored, answer = self.answers[key]
+        if stored != request:
+            task, doc_id, *_ = key
+            raise ValueError(
+                f"the stored answer to {task} document {doc_id} belongs to another prompt or row (data, template or code "
+                "changed): choose another --output_path"
+            )
+        return answer
+
+    def put(self, key: Key, request: str, answer: Answer) -> None:
+        """Append an answer and wait until it is on disk."""
+        line = json.dumps({"key": key, "request": request, "answer": asdict(answer)}, ensure_ascii=False) + "\n"
+        self.file.write(line.encode())
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.answers[key] = (request, answer)
+
+
+def drop_torn_line(file) -> None:
+    """Cut a file, open for reading and writing, after its last line break."""
+    file.seek(0)
+    data = file.read()
+    file.truncate(data.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)

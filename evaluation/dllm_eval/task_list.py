@@ -1,0 +1,68 @@
+"""Finding tasks by name: ours, with data from the hub or a local folder, and lm-eval's own."""
+
+import difflib
+import sys
+from pathlib import Path
+
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from evaluation.dllm_eval.scoring import PREFIX, is_ours
+from src.config import require
+
+FOLDER = Path(__file__).parent / "tasks"
+OURS = sorted(path.stem for path in FOLDER.glob(f"{PREFIX}*.yaml"))
+FILES = {
+    "gsm8k": "gsm8k/test.jsonl",
+    "math500": "math500/test.jsonl",
+    "humaneval": "humaneval/test.jsonl",
+    "humaneval_plus": "humaneval_plus/test.jsonl",
+    "mbpp": "mbpp/all.jsonl",
+    "mbpp_plus": "mbpp_plus/test.jsonl",
+}
+
+
+def local_file(task: str, data_dir: Path) -> Path:
+    """The file of a task's rows in a local folder. Raises ValueError if it is not there."""
+    path = data_dir / FILES[task.removeprefix(PREFIX).removesuffix("_pass5")]
+    require(
+        path.is_file(),
+        f"{path} does not exist: --data_dir must hold it for {task} (or leave --data_dir out for the hub)",
+    )
+    return path
+
+
+def find(names: list[str], data_dir: Path | None, include_path: Path | None) -> tuple[TaskManager, list[str | dict]]:
+    """A task manager and what to give it. Raises ValueError for a name that does not exist, naming the nearest.
+
+    lm-eval's own tasks are only indexed, which takes seconds, where a name is not found without them.
+    """
+    folders = [str(folder) for folder in (FOLDER, include_path) if folder is not None]
+    manager = TaskManager(include_path=folders, include_defaults=False)
+    if any(not is_ours(name) and name not in manager.all_tasks for name in names):
+        manager = TaskManager(include_path=folders)
+    specs = []
+    for name in names:
+        if name not in manager.all_tasks and not Path(name).is_file():
+            close = difflib.get_close_matches(name, [*OURS, *manager.all_tasks], n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"this repository's are {', '.join(OURS)}"
+            raise ValueError(f"unknown task {name}: {hint}")
+        if PREFIX + name in OURS:
+            print(f"note: {name} is lm-eval's task; this repository's is {PREFIX + name}", file=sys.stderr)
+        specs.append(name)
+        if is_ours(name) and data_dir is not None:
+            data = {"data_files": {"test": str(local_file(name, data_dir))}}
+            local = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": data}
+            specs[-1] = load_yaml(FOLDER / f"{name}.yaml", resolve_func=True) | local
+    return manager, specs
+
+
+def load(names: list[str], data_dir: Path | None, include_path: Path | None) -> dict:
+    """lm-eval's dictionary of tasks and groups. Raises ValueError where a data set cannot be had."""
+    manager, specs = find(names, data_dir, include_path)
+    try:
+        return manager.load(specs)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"the data of {', '.join(names)} cannot be loaded ({error}): check the network, or pass --data_dir"
+        ) from error

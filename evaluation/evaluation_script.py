@@ -1,0 +1,88 @@
+"""Evaluate a checkpoint on benchmark tasks with lm-eval, decoding through this repository's engine.
+
+    python evaluation/evaluation_script.py -m dllm_eval --model LLaDA --tasks dllm_gsm8k --batch_size 8 \\
+        --model_args "pretrained=GSAI-ML/LLaDA-8B-Instruct" --output_path outputs/gsm8k --log_samples \\
+        --gen_kwargs "use_dynamic=true,gen_length=256,block_length=32,confidence_threshold=0.95"
+
+Give the same command again to resume an interrupted run. Several GPUs: torchrun --standalone --nproc_per_node 8 before it.
+This repository's tasks are dllm_gsm8k dllm_math500 dllm_humaneval dllm_mbpp dllm_humaneval_plus dllm_mbpp_plus, the last
+four also as ..._pass5; lm-eval's own go by their names.
+"""
+
+import argparse
+import logging
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluation.dllm_eval.options import GenerationOptions, ModelOptions, generation_pairs, model_options
+from evaluation.dllm_eval.scoring import is_ours
+from evaluation.metrics.scoring import RUNS_CODE
+from evaluation.metrics.verdict import PROTOCOLS
+from src.config import exit_with_message, require
+
+
+def names(cls: type) -> str:
+    return ", ".join(field.name for field in fields(cls))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-m", dest="adapter", choices=["dllm_eval"], default="dllm_eval", help="the adapter package")
+    p.add_argument("--model", choices=["LLaDA"], default="LLaDA", help="the model class of the adapter")
+    p.add_argument("--tasks", required=True, help="names, separated by commas")
+    p.add_argument("--model_args", required=True, help=f"key=value,...: {names(ModelOptions)}")
+    p.add_argument("--gen_kwargs", default="", help=f"key=value,...: {names(GenerationOptions)}")
+    p.add_argument("--batch_size", type=int, default=1, help="rows decoded together; changes no answer in float32")
+    p.add_argument("--output_path", type=Path, required=True, help="folder for samples, results and the resume log")
+    p.add_argument("--log_samples", action="store_true", help="also write lm-eval's record of each sample")
+    p.add_argument("--limit", type=int, help="only this many documents of each task")
+    p.add_argument("--data_dir", type=Path, help="folder with gsm8k/test.jsonl and the like, instead of the hub")
+    p.add_argument("--include_path", type=Path, help="folder with more task files")
+    p.add_argument("--num_fewshot", type=int, help="examples before each question (lm-eval's tasks)")
+    p.add_argument(
+        "--apply_chat_template",
+        action=argparse.BooleanOptionalAction,
+        help="default: yes for this repository's tasks, no for lm-eval's",
+    )
+    p.add_argument("--protocol", choices=PROTOCOLS, default="default", help="scoring: ours, or as published")
+    p.add_argument("--seed", type=int, default=42)
+    p.add_argument("--confirm_run_unsafe_code", action="store_true", help="run generated programs, in a sandbox")
+    return p
+
+
+def check_arguments(arguments: argparse.Namespace, tasks: list[str]) -> None:
+    """What can be checked without lm-eval and the checkpoint."""
+    require(arguments.batch_size >= 1, f"--batch_size {arguments.batch_size} must be at least 1")
+    require(arguments.limit is None or arguments.limit >= 1, f"--limit {arguments.limit} must be at least 1")
+    programs = [task for task in tasks if is_ours(task) and task.split("_")[1] in RUNS_CODE]
+    require(
+        not programs or arguments.confirm_run_unsafe_code,
+        f"{', '.join(programs)} runs programs that a model wrote: read evaluation/README.md on the sandbox, then add "
+        "--confirm_run_unsafe_code",
+    )
+    kinds = {is_ours(task) for task in tasks}
+    require(
+        len(kinds) == 1 or arguments.apply_chat_template is not None,
+        "--tasks mixes this repository's with lm-eval's: say --apply_chat_template or --no-apply_chat_template",
+    )
+    require(
+        arguments.data_dir is None or arguments.data_dir.is_dir(), f"--data_dir {arguments.data_dir} is not a folder"
+    )
+
+
+def main():
+    arguments = parser().parse_args()
+    tasks = list(dict.fromkeys(filter(None, arguments.tasks.split(","))))
+    options, pairs = model_options(arguments.model_args), generation_pairs(arguments.gen_kwargs)
+    check_arguments(arguments, tasks)
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    from evaluation.dllm_eval.run import evaluate_all  # seconds to import: after what can be refused without it
+
+    evaluate_all(arguments, tasks, options, pairs)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

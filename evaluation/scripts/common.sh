@@ -1,0 +1,53 @@
+# Sourced by eval_*.sh: run the method and its baselines on one task, then print one table.
+#
+# From the environment: MODEL_PATH (checkpoint), TEACHER_PATH (also compare against this one; default: none), OUTPUT_PATH,
+# DATA_DIR (local data; default: the hub), LIMIT (documents; default: all), BATCH_SIZE, DTYPE, NUM_PROCESSES (default: one
+# per GPU), THRESHOLDS (CAD thresholds, several for a sweep), RUNS (of "cad fixed_stop fixed"), PROTOCOL, GEN_LENGTH,
+# BLOCK_LENGTH, TASK. Further arguments go to evaluation_script.py. Run the same command again to resume.
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+source "$root/scripts/setup_env.sh" evaluation/requirements.txt
+
+MODEL_PATH="${MODEL_PATH:-GSAI-ML/LLaDA-8B-Instruct}"
+OUTPUT_PATH="${OUTPUT_PATH:-outputs/eval/$TASK}"
+THRESHOLDS="${THRESHOLDS:-0.95}"
+RUNS="${RUNS:-cad fixed_stop fixed}"
+PROTOCOL="${PROTOCOL:-default}"
+gpus="$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)"
+NUM_PROCESSES="${NUM_PROCESSES:-$((gpus > 1 ? gpus : 1))}"
+launch=("$PYTHON")
+[ "$NUM_PROCESSES" -gt 1 ] && launch=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES")
+finished=()
+
+run() { # name, checkpoint, decoder's gen_kwargs
+    "${launch[@]}" "$root/evaluation/evaluation_script.py" -m dllm_eval --model LLaDA --tasks "dllm_$TASK" \
+        --batch_size "${BATCH_SIZE:-1}" --model_args "pretrained=$2,dtype=${DTYPE:-auto}" \
+        --gen_kwargs "$3,gen_length=$GEN_LENGTH,block_length=$BLOCK_LENGTH" --output_path "$OUTPUT_PATH/$1" \
+        --protocol "$PROTOCOL" --log_samples ${LIMIT:+--limit "$LIMIT"} ${DATA_DIR:+--data_dir "$DATA_DIR"} ${arguments[@]+"${arguments[@]}"}
+    finished+=("$OUTPUT_PATH/$1")
+}
+
+run_all() { # prefix of the runs' names, checkpoint
+    local threshold kind cad="use_dynamic=true,min_tokens_per_step=1,max_tokens_per_step=32,eos_threshold_ratio=0.3"
+    for kind in $RUNS; do
+        case "$kind" in
+        cad) for threshold in $THRESHOLDS; do run "${1}cad_$threshold" "$2" "$cad,confidence_threshold=$threshold"; done ;;
+        cad_full) for threshold in $THRESHOLDS; do
+            run "${1}cad_full_$threshold" "$2" "$cad,confidence_threshold=$threshold,stop_at_eos=false"
+        done ;;
+        fixed_stop) run "${1}fixed_stop" "$2" "use_dynamic=false,steps=$GEN_LENGTH,stop_at_eos=true" ;;
+        fixed) run "${1}fixed" "$2" "use_dynamic=false,steps=$GEN_LENGTH,stop_at_eos=false" ;;
+        *) echo "error: RUNS has '$kind': use cad, cad_full, fixed_stop, fixed" >&2; exit 1 ;;
+        esac
+    done
+}
+
+evaluate_and_compare() { # arguments of the script
+    arguments=("$@")
+    run_all "" "$MODEL_PATH"
+    [ -z "${TEACHER_PATH:-}" ] || run_all "teacher_" "$TEACHER_PATH"
+    "$PYTHON" "$root/evaluation/plot_runs.py" "${finished[@]}" --output_path "$OUTPUT_PATH"
+    local reversed=() name # the last baseline is what the others are compared with
+    for name in "${finished[@]}"; do reversed=("$name" ${reversed[@]+"${reversed[@]}"}); done
+    "$PYTHON" "$root/scripts/compare_results.py" "${reversed[@]}" --output "$OUTPUT_PATH/comparison.json"
+}
