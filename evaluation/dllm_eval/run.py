@@ -17,9 +17,8 @@ from evaluation.dllm_eval.scoring import Scorer, is_ours
 from src.config import require
 from src.data.examples import end_ids
 from src.decoding.generation_settings import GenerationSettings
-from src.model import LLaDAConfig
 from src.model.checkpoint import check_folder
-from src.model.loading import best_device, load_tokenizer
+from src.model.loading import best_device, load_config, load_tokenizer
 
 
 def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, scorer: Scorer) -> None:
@@ -40,7 +39,7 @@ def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, scor
 def decoders_of(loaded: dict, pretrained: str, seed: int) -> dict[str, Decoder]:
     """How each generating task will be decoded. Raises ValueError for settings that cannot be, before any weights."""
     stored, eos_ids = GenerationSettings.load(pretrained), end_ids(load_tokenizer(pretrained))
-    mask_id = LLaDAConfig.from_pretrained(pretrained).mask_token_id
+    mask_id = load_config(pretrained).mask_token_id
     return {
         name: make_decoder(task_options(task.config.generation_kwargs)[0], stored, mask_id, eos_ids, seed)
         for name, task in loaded["tasks"].items()
