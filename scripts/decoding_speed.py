@@ -153,10 +153,14 @@ def config_of(mode: Mode, base: DecodeConfig) -> DecodeConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """One pass over the prompts: result in their order, seconds of all and of each from its joining to its end."""
+    """One pass over the prompts: result in their order, seconds of all and of each from its joining to its end.
+
+    cpu_seconds: of this process, which other work on the machine hardly changes.
+    """
 
     result: DecodeResult
     seconds: float
+    cpu_seconds: float
     latencies: list[float]
 
 
@@ -172,15 +176,15 @@ def run_once(model, prompts: Sequence[torch.Tensor], policy, config: DecodeConfi
             yield prompt
 
     synchronise(device)
-    start, parts = time.perf_counter(), []
+    start, cpu_start, parts = time.perf_counter(), time.process_time(), []
     for part in decode_stream(model, arriving(), policy, config, batch_size=batch):
         now = time.perf_counter()
         ended |= dict.fromkeys(part.index.tolist(), now)
         parts.append(part)
         on_done(len(part.index))
     synchronise(device)
-    seconds = time.perf_counter() - start
-    return Run(DecodeResult.join(parts), seconds, [ended[i] - joined[i] for i in range(len(prompts))])
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return Run(DecodeResult.join(parts), seconds, cpu_seconds, [ended[i] - joined[i] for i in range(len(prompts))])
 
 
 def device_seconds(model, prompts, policy, config: DecodeConfig, batch: int) -> float | None:
