@@ -8,9 +8,9 @@
     python scripts/benchmark_decoding.py --shape tiny --prompt_length 32 128 512 --gen_length 64 256 --batch 1 4 16
 
 The plain loop computes logits and probabilities of the full canvas, one prompt at a time, and decodes the tail after EOS.
-Modes are interleaved within each repeat and ratios are taken within repeats, so that a busy machine slows all alike; on a CPU the
-ratio of CPU seconds is printed too, which other work hardly changes. Without the plain loop among the modes, ratios are to
-`exact` at the same batch size.
+Modes are interleaved within each repeat and ratios are taken within repeats, so that a busy machine slows all alike; on a
+CPU the ratio of CPU seconds is printed too, which other work hardly changes. Without the plain loop among the modes, ratios
+are to `exact` at the same batch size.
 Writes NAME.json and NAME.png into --output_dir. With random weights the spread of the logits (--logit_std) gives tokens
 of all confidences, and the EOS of each prompt is the token at which its answer has about --answer_length tokens.
 """
