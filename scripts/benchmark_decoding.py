@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from scripts import decoding_speed as speed
-from scripts.decoding_grid import MODES, build_model, modes_of, points
-from scripts.decoding_plot import plot
-from scripts.decoding_record import flips, measure, quantile
+from scripts.benchmarking import decoding_speed as speed
+from scripts.benchmarking.decoding_grid import MODES, build_model, modes_of, points
+from scripts.benchmarking.decoding_plot import plot
+from scripts.benchmarking.decoding_record import flips, measure, quantile
 from src.config import exit_with_message, require
 from src.decoding import ConfidenceAdaptive
 from src.model.configuration import ATTENTIONS, BLOCK_GRIDS

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from scripts.training_shapes import Shape, add_shape_options, shape_of, step_flops
-from scripts.training_steps import VARIANTS, LossAlone, Step, peak_memory
+from scripts.benchmarking.training_shapes import Shape, add_shape_options, shape_of, step_flops
+from scripts.benchmarking.training_steps import VARIANTS, LossAlone, Step, peak_memory
 from src.config import exit_with_message, require
 from src.training.throughput import matmul_rate
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts import benchmark_decoding, decoding_speed
+from scripts import benchmark_decoding
+from scripts.benchmarking import decoding_speed
 from src.decoding import ConfidenceAdaptive, DecodeConfig, decode
 from tests.conftest import ROOT, random_model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.training_shapes import Shape, random_model
+from scripts.benchmarking.training_shapes import Shape, random_model
 from src.diffusion.masking import nested_masks
 from src.diffusion.noise import row_keys
 from src.settings import LoRAConfig

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from scripts import decoding_speed as speed
-from scripts.decoding_grid import Point
+from scripts.benchmarking import decoding_speed as speed
+from scripts.benchmarking.decoding_grid import Point
 from src.decoding import DecodeResult
 
 

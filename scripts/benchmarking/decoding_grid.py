@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from evaluation.metrics import tiny
-from scripts.decoding_speed import SHAPES, Mode, config_of, random_model
+from scripts.benchmarking.decoding_speed import SHAPES, Mode, config_of, random_model
 from src.config import require
 from src.data.examples import encode_prompt, end_ids
 from src.data.rows import read_jsonl

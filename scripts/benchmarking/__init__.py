@@ -1,0 +1,1 @@
+"""What the two benchmark commands are made of: shapes, modes, measuring, plotting."""
