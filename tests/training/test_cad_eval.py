@@ -56,10 +56,16 @@ def test_the_numbers_are_those_of_the_engine(tmp_path, tokenizer, student):
 
 @pytest.mark.slow
 def test_it_is_logged_as_a_curve_and_the_best_checkpoint_is_kept_by_it(tmp_path, tokenizer, student):
-    # At this rate the second step ruins the student, so the first checkpoint is the best.
+    # The first step has rate 0, the second ruins the student, so the first checkpoint is the best.
     best = {"load_best_model_at_end": True, "metric_for_best_model": "cad_score", "greater_is_better": True}
     trainer = run(
-        tmp_path, tokenizer, student, **best, learning_rate=0.05, lr_scheduler_type="constant", warmup_steps=1
+        tmp_path,
+        tokenizer,
+        student,
+        **best,
+        learning_rate=0.05,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=1,
     )
     trainer.train()
     curve = [entry["eval_cad_accuracy"] for entry in trainer.state.log_history if "eval_cad_accuracy" in entry]
