@@ -16,9 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.benchmarking.training_shapes import Shape, add_shape_options, shape_of
 from src.config import exit_with_message, require
 
-LOSS_ARRAYS = (
-    9  # float32 arrays of chunk x vocabulary at the peak of the loss: 9.2 measured, docs/benchmarks.md
-)
+LOSS_ARRAYS = 9  # float32 arrays of chunk x vocabulary at the peak of the loss: 9.2 measured, docs/benchmarks.md
 BUCKETS = 2e9  # DeepSpeed's default buckets: 5e8 elements in bf16, twice while communication overlaps
 CONTEXT = 1.5e9  # allowance for the CUDA context, libraries and fragmentation
 
