@@ -55,7 +55,11 @@ def analyse(config: ExperimentConfig, cells: dict) -> dict:
             "mcnemar_p": mcnemar(cell["problems"]["right"], reference["problems"]["right"]),
             "fewer_nfe": plain(estimate(one_token / (weights @ column(cell, "nfe")))),
         }
-    pairs = [("teacher + CAD", "student + CAD"), ("teacher + fixed", "student + CAD")]
+    pairs = [
+        ("teacher + CAD", "student + CAD"),
+        ("teacher + fixed", "student + CAD"),
+        ("student + fixed", "student + CAD"),
+    ]
     if "control" in cells:
         pairs.append(("control + CAD", "student + CAD"))
     return {
@@ -110,9 +114,22 @@ def verdict(analysis: dict) -> list[str]:
             f"At equal accuracy student + CAD needs {word} forward passes than teacher + CAD: "
             f"the ratio is {span(gain, 2)}. This, not the ratio to one token per step, is what distillation adds."
         )
+    lines += decoder_sentence(analysis)
     if analysis["student_vs_control"]:
         lines.append(control_sentence(analysis["student_vs_control"], tau))
     return lines
+
+
+def decoder_sentence(analysis: dict) -> list[str]:
+    """Whether the student needs CAD at all, or a fixed budget would do; nothing where either misses the accuracy."""
+    ratio, needed = analysis["ratios"]["student + fixed / student + CAD"], analysis["nfe_at_equal_accuracy"]
+    if ratio["value"] is None:
+        return []
+    word = "fewer" if ratio["low"] > 1 else "more" if ratio["high"] < 1 else "neither measurably fewer nor more"
+    return [
+        f"At equal accuracy student + CAD needs {word} forward passes than student + fixed steps: "
+        f"{span(needed['student + CAD'])} against {span(needed['student + fixed'])}."
+    ]
 
 
 def control_sentence(control: dict, tau: float) -> str:
