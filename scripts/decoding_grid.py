@@ -35,7 +35,10 @@ def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torc
         name: getattr(arguments, name) for name in ("d_model", "n_heads", "n_layers", "vocab_size", "mlp_hidden_size")
     }
     shape = SHAPES[arguments.shape] | {name: value for name, value in given.items() if value is not None}
-    return random_model(shape, device, dtype, arguments.init_gain, arguments.logit_std)
+    model = random_model(shape, device, dtype, arguments.init_gain, arguments.logit_std)
+    if arguments.attention == "block_causal":
+        model.config.set_attention("block_causal", arguments.block_length, arguments.block_grid)
+    return model
 
 
 def base_config(arguments: argparse.Namespace, model, gen_length: int, eos_ids=()) -> DecodeConfig:
