@@ -117,6 +117,7 @@ class TestCompiled:
         config = replace(PLAIN, cache="none", compile=True, length_bucket=64)
         list(decode_stream(model, prompts, POLICIES[0], config, batch_size=2))
         before = frames["unique_graphs"]
+        assert before > 0
         list(decode_stream(model, [p[:3] for p in prompts], POLICIES[0], config, batch_size=2))
         assert frames["unique_graphs"] == before
 
