@@ -62,6 +62,15 @@ def test_a_run_writes_what_it_measured(monkeypatch, tmp_path, capsys):
     assert "(approximate)" in capsys.readouterr().out
 
 
+def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
+    few = "--prompts 1 --batch 1 --repeats 1 --attention block_causal --block_grid absolute --modes exact block"
+    command(monkeypatch, f"{SMALL} {few} --output_dir {tmp_path}")
+    benchmark_decoding.main()
+    exact, block = json.loads((tmp_path / "decoding.json").read_text())["records"]
+    assert block["exact"] and block["agreement"]["tokens"] == 1.0 and block["nfe"] == exact["nfe"]
+    assert exact["speedup"] == [1.0] and len(block["speedup"]) == 1
+
+
 @pytest.mark.parametrize(
     "words,message",
     [
