@@ -14,6 +14,7 @@ import torch
 from src.config import require
 from src.data.examples import encode_prompt, end_ids
 from src.decoding import DecodeConfig, DecodeResult, decode
+from src.decoding.caches import CACHES
 from src.decoding.generation_settings import GenerationSettings
 from src.decoding.policies import Policy
 from src.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
@@ -41,6 +42,9 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         "--eos_threshold_ratio", type=float, default=0.0, help="hold EOS back until this share is committed"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", default="none", help=f"one of {', '.join(CACHES)}; prefix and dual are approximate")
+    parser.add_argument("--refresh_interval", type=int, metavar="N", help="steps between refreshes of prefix and dual")
+    parser.add_argument("--compile", action="store_true", help="compile the step; slow at first")
 
 
 def add_dynamic_options(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +100,9 @@ class Generator:
             cfg_scale=arguments.cfg_scale,
             eos_hold_ratio=arguments.eos_threshold_ratio,
             seed=arguments.seed,
+            cache=arguments.cache,
+            refresh_interval=arguments.refresh_interval,
+            compile=arguments.compile,
         )
 
     @cached_property

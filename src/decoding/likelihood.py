@@ -30,7 +30,10 @@ def answer_log_p(model, rows: Sequence[tuple[torch.Tensor, torch.Tensor, torch.T
         where[i, L - len(masked) :] = masked
     padded = not bool(real.all())
     logits = model(
-        input_ids=x.to(device), attention_mask=real.to(device) if padded else None, logits_at=where.to(device)
+        input_ids=x.to(device),
+        attention_mask=real.to(device) if padded else None,
+        logits_at=where.to(device),
+        prompt_length=torch.tensor([len(row) - len(masked) for row, _, masked in rows], device=device),
     ).logits  # (masked positions of all rows, V)
     wanted = torch.cat([answer[masked] for _, answer, masked in rows]).to(device)
     wide = logits.float()
