@@ -60,9 +60,10 @@ class Step:
         def at_heads(student: Rows, teacher: Rows) -> torch.Tensor:
             return chunked_dscd_loss(student, teacher, self.x0[self.scored], chunk=self.chunk, **options).total
 
+        context = {"attention_mask": self.attention_mask}
         student, teacher = (self.x_s, self.scored), (self.x_t, self.scored)
         return forward_both(
-            self.student, self.attention_mask, student, teacher, at_heads, frozen=self.teacher, adapted=self.student
+            self.student, context, student, teacher, at_heads, frozen=self.teacher, adapted=self.student
         )
 
     def run(self) -> float:

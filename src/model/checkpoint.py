@@ -45,5 +45,8 @@ def check_loading(folder: str | Path, report: dict) -> None:
             names = sorted(keys)
             raise CheckpointError(f"{folder}: {len(names)} {kind} weight(s), first {names[0]}: not this model's layout")
     if report["mismatched_keys"]:
-        name, found, wanted = sorted(report["mismatched_keys"])[0]
+        first = sorted(report["mismatched_keys"])[0]
+        if isinstance(first, str):  # transformers 4 names the weight and no more
+            raise CheckpointError(f"{folder}: {first} has another shape than config.json asks for")
+        name, found, wanted = first
         raise CheckpointError(f"{folder}: {name} has shape {tuple(found)}, config.json asks for {tuple(wanted)}")

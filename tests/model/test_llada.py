@@ -145,7 +145,7 @@ class TestBrokenCheckpoints:
 
     def test_wrong_shape(self, folder):
         self.edit(folder, lambda w: w.update({"model.transformer.ln_f.weight": torch.ones(3)}))
-        self.refuse(folder, "ln_f.weight has shape")
+        self.refuse(folder, "ln_f.weight has (another )?shape")
 
 
 def test_auto_config_reads_the_released_file(reference):
