@@ -1,6 +1,7 @@
 """The picture of benchmark_decoding.py: speed of every mode, and how a forward's cost grows with length and batch."""
 
 from pathlib import Path
+from statistics import median
 
 import matplotlib
 
@@ -21,7 +22,7 @@ def plot(report: dict, file: Path) -> None:
     rates = [r["tokens_per_second"] for r in first]
     bars = left.barh(range(len(first)), rates, color=["#2b6cb0" if r["exact"] else "#dd6b20" for r in first])
     labels = [
-        f"{rate:.1f}" + (f"  ({sorted(r['speedup'])[len(r['speedup']) // 2]:.1f}x)" if "speedup" in r else "")
+        f"{rate:.1f}" + (f"  ({median(r['speedup']):.1f}x)" if "speedup" in r else "")
         for rate, r in zip(rates, first, strict=True)
     ]
     left.bar_label(bars, labels, padding=3, fontsize=8)
