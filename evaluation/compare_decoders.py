@@ -49,9 +49,7 @@ def models_of(config: ExperimentConfig) -> dict[str, Path]:
     """The checkpoints to compare, by the name the report gives them."""
     output = Path(config.output_dir)
     models = {"teacher": Path(config.teacher), "student": output / "student"}
-    if config.control:
-        models["control"] = output / "control" / "student"
-    return models
+    return models | {name: output / name / "student" for name in config.also}
 
 
 def settings_of(model, tokenizer, config: EvaluateConfig) -> DecodeConfig:

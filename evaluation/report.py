@@ -258,8 +258,7 @@ def plot_training(config: ExperimentConfig, path: Path) -> None:
     """The two parts of the loss, the evaluation loss and lambda over the steps, student beside control."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
     folders = {"student": Path(config.output_dir)}
-    if config.control:
-        folders["control"] = folders["student"] / "control"
+    folders |= {name: folders["student"] / name for name in config.also}
     for model, folder in folders.items():
         log = read_jsonl(folder / "training_log.jsonl")
         for axis, key, title in zip(

@@ -1,4 +1,4 @@
-"""Everything an experiment needs, in order: data, student, control, evaluation, report.
+"""Everything an experiment needs, in order: data, trajectories, students, evaluation, report.
 
     python scripts/run_experiment.py configs/tiny.yaml [key=value ...]
 
@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from src.config import command_line, exit_with_message, load, require  # noqa: E402
+from src.data.trajectories import is_complete  # noqa: E402
 from src.model.checkpoint import check_folder  # noqa: E402
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
 from src.training.launch import run_command, training_command  # noqa: E402
@@ -58,6 +59,11 @@ def check_data(data: DataConfig) -> bool:
     return True
 
 
+def settings_of(config: ExperimentConfig, settings: list[str], name: str) -> list[str]:
+    """The settings of one of the experiment's further students; its folder is inside the experiment's."""
+    return [*settings, *config.also[name], f"output_dir={config.output_dir}/{name}"]
+
+
 def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> None:
     """Run one stage; stop with its exit status if it fails."""
     print(f"\n== {stage}: {' '.join(command)}", flush=True)
@@ -68,25 +74,33 @@ def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> 
     print(f"== {stage}: done in {time.monotonic() - start:.0f} s", flush=True)
 
 
-def run_experiment(path: str, overrides: list[str]) -> None:
-    config = load(ExperimentConfig, path, overrides)
-    output = Path(config.output_dir)
-    settings = [path, *overrides]
-    # What can be known to fail is tried before hours of work.
-    check_folder(config.teacher)
-    training_command(config, settings)
-    check_output(output, 0)
+def make_student(settings: list[str], label: str = "student") -> ExperimentConfig:
+    """The stages that lead to one experiment's student, those done left out. settings: a YAML file, then overrides."""
+    config = load(ExperimentConfig, settings[0], settings[1:])
     if not check_data(config.data):
         run("data", prepare_command(config))
-    if not (output / "student").is_dir():
-        run("student", *training_command(config, settings))
-    if config.control and not (output / "control" / "student").is_dir():
-        zero = [f"output_dir={output / 'control'}", "dscd.initial_lambda=0", "dscd.final_lambda=0"]
-        run("control (lambda = 0)", *training_command(config, settings + zero))
+    if config.cdlm is not None and not is_complete(Path(config.trajectories.dir)):
+        run("trajectories", [sys.executable, "-m", "src.training.collect_trajectories", *settings])
+    if not (Path(config.output_dir) / "student").is_dir():
+        run(label, *training_command(config, settings))
+    return config
+
+
+def run_experiment(path: str, overrides: list[str]) -> None:
+    config = load(ExperimentConfig, path, overrides)
+    # What can be known to fail is tried before hours of work.
+    check_folder(config.teacher)
+    students = {name: settings_of(config, [path, *overrides], name) for name in config.also}
+    for settings in ([path, *overrides], *students.values()):
+        training_command(load(ExperimentConfig, settings[0], settings[1:]), settings)
+    check_output(Path(config.output_dir), 0)
+    make_student([path, *overrides])
+    for name, settings in students.items():
+        make_student(settings, name)
     if config.evaluate is None:
-        print(f"\nstudent in {output}/student; evaluate it with the benchmark scripts")
+        print(f"\nstudent in {config.output_dir}/student; evaluate it with the benchmark scripts")
         return
-    run("evaluation", [sys.executable, "-m", "evaluation.compare_decoders", *settings])
+    run("evaluation", [sys.executable, "-m", "evaluation.compare_decoders", path, *overrides])
     print("\n" + (Path(config.results_dir) / "report.md").read_text().split("![")[0])
 
 

@@ -83,6 +83,10 @@ def convert(kind, value, name: str):
         if value not in arguments:
             raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, arguments))}")
         return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name}={value!r} must be a section of key: value lines")
+        return {str(key): convert(arguments[1], entry, f"{name}.{key}") for key, entry in value.items()}
     if origin is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{name}={value!r} must be a list")

@@ -96,6 +96,70 @@ class DSCDConfig:
 
 
 @dataclass(frozen=True)
+class BlockCausalConfig:
+    """The student's attention: its own block both ways and what comes before; null in an experiment is bidirectional.
+
+    block_length: tokens per block; grid: blocks start where the answer starts, or count from position 0 (absolute).
+    """
+
+    block_length: int = 32
+    grid: Literal["answer", "absolute"] = "answer"
+
+    def __post_init__(self):
+        require(self.block_length >= 1, f"block_length={self.block_length} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrajectoriesConfig:
+    """How the teacher's paths from an all-mask answer are recorded: one token per step, block by block (CDLM).
+
+    dir: where; temperatures: each question is answered once at each of them; rows: questions of the train split, null =
+    all; the canvas is format.answer_length. metric: module with score(row, text), to keep right answers only; null
+    keeps all. dtype: of the stored hidden states. shard_rows: trajectories per file, the unit of resuming.
+    skip_broken_shards: train on the rest where a file is damaged, instead of stopping.
+    """
+
+    dir: str
+    temperatures: tuple[float, ...] = (0.0, 0.5)
+    block_length: int = 32
+    rows: int | None = None
+    metric: str | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    batch_size: int = 32
+    shard_rows: int = 256
+    seed: int = 42
+    skip_broken_shards: bool = False
+
+    def __post_init__(self):
+        require(bool(self.temperatures), "temperatures must not be empty: [0.0] is greedy")
+        require(min(self.temperatures) >= 0, f"temperatures={list(self.temperatures)} must be 0 (greedy) or above")
+        for name in ("block_length", "batch_size", "shard_rows"):
+            require(vars(self)[name] >= 1, f"{name}={vars(self)[name]} must be at least 1")
+        require(self.rows is None or self.rows > 0, f"rows={self.rows} must be positive or null")
+
+
+@dataclass(frozen=True)
+class CDLMConfig:
+    """The CDLM objective on recorded trajectories; the weights are those published for LLaDA (Dream: 1, 0.5, 0.01).
+
+    distillation, consistency, denoising: weights of the three losses; at 0 a loss costs nothing. consistency_reach:
+    `later` compares a state with its finished block, on the blocks after it; `block` compares it with a later state of
+    the same block, on that block: the paper leaves open which is meant. loss_chunk: positions whose logits exist at a time.
+    """
+
+    distillation: float = 1.0
+    consistency: float = 0.5
+    denoising: float = 0.1
+    consistency_reach: Literal["later", "block"] = "later"
+    loss_chunk: int = 128
+
+    def __post_init__(self):
+        weights = (self.distillation, self.consistency, self.denoising)
+        require(min(weights) >= 0 and max(weights) > 0, f"weights {weights} must be at least 0 and one of them above")
+        require(self.loss_chunk >= 1, f"loss_chunk={self.loss_chunk} must be at least 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation. epochs or max_steps (which wins) end a run; patience counts evaluations without a better loss.
 
@@ -222,7 +286,10 @@ class EvaluateConfig:
 class ExperimentConfig:
     """One experiment: a teacher, data, the objective, optimisation, and what the report measures.
 
-    evaluate: null for experiments whose evaluation is the benchmark scripts'. control: also train lambda = 0.
+    also: further students to train and compare, by name, each the settings in which it differs from this one.
+    init_from: checkpoint that the student starts from, null = the teacher. block_causal: the student's attention, null
+    keeps that of the checkpoint it starts from. cdlm: null trains with DSCD; CDLM needs trajectories.
+    evaluate: null for experiments whose evaluation is the benchmark scripts'.
     lora: null trains every weight beside a frozen copy. cad_eval: null evaluates the losses alone while training.
     """
 
@@ -233,9 +300,27 @@ class ExperimentConfig:
     dscd: DSCDConfig = field(default_factory=DSCDConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig | None = None
-    control: bool = True
+    also: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lora: LoRAConfig | None = None
     cad_eval: CADEvalConfig | None = None
+    init_from: str | None = None
+    block_causal: BlockCausalConfig | None = None
+    trajectories: TrajectoriesConfig | None = None
+    cdlm: CDLMConfig | None = None
+
+    def __post_init__(self):
+        taken = {"teacher", "student", "checkpoints", "cells", "validation", "tensorboard", "nonfinite"}
+        for name in self.also:
+            require(name not in taken and "/" not in name, f"also.{name}: choose another name, this one is taken")
+        if self.cdlm is not None:
+            require(self.trajectories is not None, "cdlm needs recorded trajectories: add a `trajectories` section")
+            if self.block_causal is not None:
+                own, theirs = self.block_causal.block_length, self.trajectories.block_length
+                require(
+                    own == theirs,
+                    f"block_causal.block_length={own} but trajectories.block_length={theirs}: the student must be "
+                    "trained on blocks of the length it decodes",
+                )
 
     @property
     def results_dir(self) -> str:

@@ -172,7 +172,7 @@ class TestExperiment:
 
     def test_the_interrupted_run_equals_an_uninterrupted_one(self, finished):
         out = finished / "again"
-        words = (mini_config(finished), f"output_dir={out}", "evaluate=null", "control=false")
+        words = (mini_config(finished), f"output_dir={out}", "evaluate=null", "also={}")
         done = command("scripts/run_experiment.py", *words)
         assert done.returncode == 0, done.stderr
         losses = [
@@ -188,7 +188,7 @@ class TestExperiment:
 
     def test_validation_results_stand_apart(self, finished):
         report = (finished / "out/report.md").read_text()
-        small = ("evaluate.split=validation", "evaluate.fixed_steps=[40]", "evaluate.problems=8", "control=false")
+        small = ("evaluate.split=validation", "evaluate.fixed_steps=[40]", "evaluate.problems=8", "also={}")
         done = command("-m", "evaluation.compare_decoders", mini_config(finished), *small)
         assert done.returncode == 0, done.stderr
         assert "(validation split)" in (finished / "out/validation/report.md").read_text()

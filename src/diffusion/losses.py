@@ -12,12 +12,10 @@ def masked_diffusion_loss(logits: torch.Tensor, x0: torch.Tensor, masked: torch.
     """Cross-entropy in nats of the clean tokens where masked, each row divided by its masked count, mean over rows.
 
     logits: (N, V), the head's rows at the N true positions of `masked`; x0: (B, L); masked: bool (B, L).
-    With k of n tokens masked, 1/k is LLaDA's 1/(t n) at t = k/n (LLaDA, equation 3).
+    With k of n tokens masked, 1/k is LLaDA's 1/(t n) at t = k/n (LLaDA, equation 3; CDLM, masked denoising).
     """
     nll = F.cross_entropy(logits.float(), x0[masked], reduction="none")  # (N,)
-    count = masked.sum(dim=1, keepdim=True)  # (B, 1)
-    weight = (1.0 / count).expand_as(masked)[masked]  # (N,)
-    return (weight * nll).sum() / x0.shape[0]
+    return (mean_weights(masked) * nll).sum()
 
 
 class DSCDLoss(NamedTuple):
@@ -28,25 +26,33 @@ class DSCDLoss(NamedTuple):
     reconstruction: torch.Tensor
 
 
-def dscd_sums(
+def divergence(target_logits: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """KL(softmax(target/T) || softmax(logits/T)) of each row in nats: (N, V), (N, V) -> (N,) float32.
+
+    Softmax in float32: over 126k words bf16 would lose the small probabilities that make up the KL.
+    """
+    log_p = F.log_softmax(target_logits.float() / temperature, dim=-1)  # (N, V)
+    log_q = F.log_softmax(logits.float() / temperature, dim=-1)  # (N, V)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
+
+
+def dscd_rows(
     student_logits: torch.Tensor,
     teacher_logits: torch.Tensor | None,
-    labels: torch.Tensor,
+    labels: torch.Tensor | None,
     kept: torch.Tensor,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """sum KL(softmax(z_teacher/T) || softmax(z_student/T)) over `kept` rows, and sum CE(z_student, x0) over all, in nats.
+    """KL(softmax(z_teacher/T) || softmax(z_student/T)) of the M `kept` rows, and CE(z_student, x0) of all, in nats.
 
-    student_logits: (N, V); teacher_logits: (M, V), those of the M true rows of kept (N,), None for no KL; labels: (N,).
-    Softmax in float32: over 126k words bf16 would lose the small probabilities that make up the KL.
+    student_logits: (N, V); teacher_logits: (M, V), those of the true rows of kept (N,), None for a KL of 0; labels: (N,),
+    None for a CE of 0. Returns (M,) and (N,), float32.
     """
     z_s = student_logits.float()
-    nll = F.cross_entropy(z_s, labels, reduction="sum")
+    nll = z_s.new_zeros(len(z_s)) if labels is None else F.cross_entropy(z_s, labels, reduction="none")
     if teacher_logits is None:
-        return torch.zeros_like(nll), nll
-    log_p = F.log_softmax(teacher_logits.float() / temperature, dim=-1)  # (M, V)
-    log_q = F.log_softmax(z_s[kept] / temperature, dim=-1)  # (M, V)
-    return F.kl_div(log_q, log_p, reduction="sum", log_target=True), nll
+        return z_s.new_zeros(int(kept.sum())), nll
+    return divergence(teacher_logits, z_s[kept], temperature), nll
 
 
 def dscd_mix(consistency: torch.Tensor, reconstruction: torch.Tensor, weight: float, clamp: float | None) -> DSCDLoss:
@@ -80,6 +86,32 @@ def dscd_loss(
     at = labelled if consistency_at is None else labelled & consistency_at
     kept = at[labelled]  # (N,)
     z_t = None if teacher_logits is None else teacher_logits[at]
-    kl, nll = dscd_sums(student_logits[labelled], z_t, labels[labelled], kept, temperature)
+    kl, nll = dscd_rows(student_logits[labelled], z_t, labels[labelled], kept, temperature)
     n_kl, n_nll = (kept.sum().clamp(min=1), labelled.sum().clamp(min=1)) if counts is None else counts
-    return dscd_mix(temperature**2 * kl / n_kl, nll / n_nll, weight, clamp)
+    return dscd_mix(temperature**2 * kl.sum() / n_kl, nll.sum() / n_nll, weight, clamp)
+
+
+def mean_weights(at: torch.Tensor) -> torch.Tensor:
+    """Weight of each true position of at (B, L), in order, so that a weighted sum is the mean over rows of row means.
+
+    A row without a true position counts as one with a mean of 0. Returns (N,) float32.
+    """
+    count = at.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+    return (1.0 / (count * len(at))).expand_as(at)[at]
+
+
+def cdlm_distillation(student_logits: torch.Tensor, teacher_logits: torch.Tensor, committed: torch.Tensor):
+    """1/|U| sum_U KL(p_teacher || q(.|y)), mean over rows (CDLM, distillation).
+
+    U are the true positions of committed (B, L): masked in the state y, committed by the teacher until the state y*.
+    student_logits, teacher_logits: (N, V) at these positions, the teacher's from when it committed each.
+    """
+    return (mean_weights(committed) * divergence(teacher_logits, student_logits)).sum()
+
+
+def cdlm_consistency(student_logits: torch.Tensor, later_logits: torch.Tensor, remaining: torch.Tensor):
+    """1/|S| sum_S KL(stopgrad q(.|y*) || q(.|y)), mean over rows (CDLM, consistency).
+
+    S are the true positions of remaining (B, L): masked in y* still. student_logits, later_logits: (N, V), of y and y*.
+    """
+    return (mean_weights(remaining) * divergence(later_logits.detach(), student_logits)).sum()

@@ -163,10 +163,10 @@ class DiffusionLM(PreTrainedModel):
         """Logits (..., V) of final hidden states (..., d)."""
         return self.get_output_embeddings()(hidden)
 
-    def visible(self, attention_mask, positions, cache, prompt_length, block_length) -> torch.Tensor | None:
+    def visible(self, attention_mask, positions, cache, prompt_length, block_length, attention) -> torch.Tensor | None:
         """Which keys each query sees, bool broadcasting to (B, H, L, all columns); None = all. See `forward`."""
         real = None if attention_mask is None else visible_keys(attention_mask)  # (B, 1, 1, L)
-        if self.config.attention == "bidirectional":
+        if (self.config.attention if attention is None else attention) == "bidirectional":
             return real
         if self.config.block_grid == "absolute":
             origin = positions.new_zeros(1)
@@ -189,6 +189,7 @@ class DiffusionLM(PreTrainedModel):
         cache=None,
         prompt_length: torch.Tensor | None = None,
         block_length: int | None = None,
+        attention: str | None = None,
         reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> LLaDAOutput:
         """Predict the token at every position.
@@ -199,12 +200,13 @@ class DiffusionLM(PreTrainedModel):
         logits_at: apply the head there only; bool (B, L) gives logits (N, V) of the N true positions in order,
         integer (B, n) gives logits (B, n, V) of those positions of each row. Where outputs are shifted, the column
         before must be there too.
-        prompt_length: (B,) tokens before the answer, needed if blocks start there. block_length: default the config's.
+        prompt_length: (B,) tokens before the answer, needed if blocks start there. block_length, attention: default the
+        config's; a bidirectional teacher and its block-causal student may be the same weights.
         reduce: called with those rows (N, d) and the head's weight (V, d) in place of the head; no logits are built.
         """
         if positions is None:
             positions = positions_of(input_ids, attention_mask)
-        allowed = self.visible(attention_mask, positions, cache, prompt_length, block_length)
+        allowed = self.visible(attention_mask, positions, cache, prompt_length, block_length, attention)
         cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = self.embedding(input_ids)  # (B, L, d)
         states = [x]

@@ -1,4 +1,4 @@
-"""The DSCD loss from hidden rows, a few rows at a time: the logits of a whole batch never exist.
+"""Losses from hidden rows, a few rows at a time: the logits of a whole batch never exist.
 
 At 126,464 words one position's logits take half a megabyte in float32 and the loss needs about eight such arrays. Here
 a chunk's logits, loss and gradients are computed and dropped before the next chunk's, already in the forward pass: the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from src.diffusion.losses import DSCDLoss, dscd_mix, dscd_sums
+from src.diffusion.losses import DSCDLoss, dscd_mix, dscd_rows
 
 
 @dataclass(frozen=True)
@@ -46,39 +46,41 @@ def chunks(kept: torch.Tensor, size: int) -> list[tuple[slice, slice]]:
 def walk(
     student: Rows,
     teacher: Rows | None,
-    labels: torch.Tensor,
+    labels: torch.Tensor | None,
     kept: torch.Tensor,
     temperature: float,
     size: int,
-    visit: Callable[[slice, torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
+    visit: Callable[[slice, slice, torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sums of dscd_sums; visit(rows, logits (n, V), kl, nll) is called with every chunk's graph from its logits."""
-    kl = nll = torch.zeros((), device=labels.device)
+    """dscd_rows of all rows; visit(rows, kept rows, logits (n, V), kl, nll) is called with each chunk's graph from its logits."""
+    kls, nlls = [], []
     for part, kept_part in chunks(kept, size):
         z_s = (student.hidden[part] @ student.head.T).float()  # (n, V)
         z_t = None if teacher is None else teacher.hidden[kept_part] @ teacher.head.T  # (m, V)
         with torch.set_grad_enabled(visit is not None):
             z_s.requires_grad_(visit is not None)
-            part_kl, part_nll = dscd_sums(z_s, z_t, labels[part], kept[part], temperature)
+            kl, nll = dscd_rows(z_s, z_t, None if labels is None else labels[part], kept[part], temperature)
         if visit is not None:
-            visit(part, z_s, part_kl, part_nll)
-        kl, nll = kl + part_kl.detach(), nll + part_nll.detach()
-    return kl, nll
+            visit(part, kept_part, z_s, kl, nll)
+        kls.append(kl.detach()), nlls.append(nll.detach())
+    empty = torch.zeros(0, device=kept.device)
+    return (torch.cat(kls), torch.cat(nlls)) if kls else (empty, empty)
 
 
-class _WeightedSums(torch.autograd.Function):
-    """(factors[0] kl + factors[1] nll, kl, nll), the first with a gradient for the student's rows and head."""
+class _WeightedRows(torch.autograd.Function):
+    """(kl_weights . kl + nll_weights . nll, kl (M,), nll (N,)), the first with a gradient for the student's rows and head."""
 
     @staticmethod
-    def forward(ctx, hidden, head, dtype, teacher, labels, kept, temperature, size, factors):
+    def forward(ctx, hidden, head, dtype, teacher, labels, kept, temperature, size, kl_weights, nll_weights):
         student = Rows(hidden, head).to(dtype)
         d_hidden = torch.empty_like(hidden)
         # float32, since chunk after chunk is added to it.
         d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
 
-        def accumulate(part, logits, kl, nll):
+        def accumulate(part, kept_part, logits, kl, nll):
             with torch.enable_grad():
-                (slope,) = torch.autograd.grad(factors[0] * kl + factors[1] * nll, logits)  # (n, V)
+                value = (kl_weights[kept_part] * kl).sum() + (nll_weights[part] * nll).sum()
+                (slope,) = torch.autograd.grad(value, logits)  # (n, V)
             slope = slope.to(student.head.dtype)
             d_hidden[part] = (slope @ student.head).to(hidden.dtype)
             if d_head is not None and slope.dtype == d_head.dtype:
@@ -89,7 +91,7 @@ class _WeightedSums(torch.autograd.Function):
         kl, nll = walk(student, teacher, labels, kept, temperature, size, accumulate)
         ctx.gradients = [d_hidden, None if d_head is None else d_head.to(head.dtype)]
         ctx.mark_non_differentiable(kl, nll)
-        return factors[0] * kl + factors[1] * nll, kl, nll
+        return (kl_weights * kl).sum() + (nll_weights * nll).sum(), kl, nll
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -97,7 +99,37 @@ class _WeightedSums(torch.autograd.Function):
         # Scaled in place, so they serve once: a second backward is an error instead of a wrong gradient.
         d_hidden, d_head = ctx.gradients
         ctx.gradients = None
-        return d_hidden.mul_(slope), None if d_head is None else d_head.mul_(slope), *[None] * 7
+        return d_hidden.mul_(slope), None if d_head is None else d_head.mul_(slope), *[None] * 8
+
+
+def learns(student: Rows) -> bool:
+    return torch.is_grad_enabled() and (student.hidden.requires_grad or student.head.requires_grad)
+
+
+def weighted_rows(
+    student: Rows,
+    target: Rows | None,
+    labels: torch.Tensor | None,
+    weights: torch.Tensor,
+    *,
+    chunk: int,
+) -> torch.Tensor:
+    """sum_i w_i KL(target_i || student_i), or with labels and no target sum_i w_i CE(student_i, label_i), in nats.
+
+    student, target: N rows each with its head; labels, weights: (N,). The target has no gradient. Equal to the pure losses
+    of src/diffusion/losses.py in value and gradient; memory grows with `chunk` alone.
+    """
+    kept = torch.full_like(weights, target is not None, dtype=torch.bool)
+    target = None if target is None else target.detach().to(compute_dtype(target.head))
+    kl_weights = weights[:0] if target is None else weights
+    nll_weights = torch.zeros_like(weights) if labels is None else weights
+    fixed = (target, labels, kept, 1.0, chunk)
+    dtype = compute_dtype(student.head)
+    with torch.autocast(weights.device.type, enabled=False):
+        if learns(student):
+            return _WeightedRows.apply(student.hidden, student.head, dtype, *fixed, kl_weights, nll_weights)[0]
+        kl, nll = walk(student.detach().to(dtype), *fixed)
+    return (kl_weights * kl).sum() + (nll_weights * nll).sum()
 
 
 def chunked_dscd_loss(
@@ -125,18 +157,20 @@ def chunked_dscd_loss(
     dtype = compute_dtype(student.head)
     teacher = None if teacher is None else teacher.detach().to(compute_dtype(teacher.head))
     fixed = (teacher, labels, kept, temperature, chunk)
-    learns = torch.is_grad_enabled() and (student.hidden.requires_grad or student.head.requires_grad)
     with torch.autocast(labels.device.type, enabled=False):
-        if clamp is not None or not learns:
+        if clamp is not None or not learns(student):
             with torch.no_grad():
-                kl, nll = walk(student.detach().to(dtype), *fixed)
+                kl, nll = (rows.sum() for rows in walk(student.detach().to(dtype), *fixed))
         factors = weight * scales[0], (1 - weight) * scales[1]
         if clamp is not None:  # above the clamp a part has no gradient, which is known only once its mean is
             flows = [(mean >= 0) & (mean <= clamp) for mean in (scales[0] * kl, scales[1] * nll)]
             factors = factors[0] * flows[0], factors[1] * flows[1]
         slope = 0.0
-        if learns:
-            linear, kl, nll = _WeightedSums.apply(student.hidden, student.head, dtype, *fixed, factors)
+        if learns(student):
+            ones = torch.ones(len(kept), device=labels.device)
+            weights = (factors[0] * ones[: int(kept.sum())], factors[1] * ones)
+            linear, *rows = _WeightedRows.apply(student.hidden, student.head, dtype, *fixed, *weights)
+            kl, nll = (row.sum() for row in rows)
             slope = linear - linear.detach()  # zero in value, the gradient of the whole
     loss = dscd_mix(scales[0] * kl, scales[1] * nll, weight, clamp)
     return loss._replace(total=loss.total + slope)

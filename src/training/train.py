@@ -35,7 +35,7 @@ from src.training.processes import (
 )
 from src.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 
-NOT_TRAINING = ("output_dir", "evaluate", "control")  # settings that a resumed run may change
+NOT_TRAINING = ("output_dir", "evaluate", "also")  # settings that a resumed run may change
 
 
 def training_arguments(

@@ -34,7 +34,7 @@ class TestOtherSettings:
         before = config(tmp_path, "run")
         dump(before, tmp_path / "config.yaml")
         check_resume(before, tmp_path, free=NOT_TRAINING)
-        check_resume(dataclasses.replace(before, output_dir="moved", control=True), tmp_path, free=NOT_TRAINING)
+        check_resume(dataclasses.replace(before, output_dir="moved", also={"other": ()}), tmp_path, free=NOT_TRAINING)
         for section in ("data", "format", "dscd", "train"):
             part = vars(before)[section]
             for field in dataclasses.fields(part):

@@ -49,7 +49,6 @@ def settings(folder: Path, name: str, **train) -> dict:
     return {
         "teacher": str(folder / "teacher"),
         "output_dir": str(folder / name),
-        "control": False,
         "data": {"dataset": "tiny", "dir": str(folder / "data")},
         "format": {"eos": "one", "answer_length": 40, "max_length": 128},
         "train": TRAIN | train,
