@@ -89,7 +89,9 @@ class TrajectoryDataset(Dataset):
         file = self.files[number]
         if file not in self._open:
             self._open[file] = safe_open(file, "pt")
-        row = {name: self._open[file].get_slice(name)[i] for name in ("row", "prompt", "prompt_length", "order", "hidden")}
+        row = {
+            name: self._open[file].get_slice(name)[i] for name in ("row", "prompt", "prompt_length", "order", "hidden")
+        }
         tokens = self._open[file].get_slice("tokens")[i]
         return {
             "example_id": index,
