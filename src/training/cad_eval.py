@@ -15,13 +15,13 @@ from src.decoding import ConfidenceAdaptive, DecodeConfig, decode_stream
 from src.settings import CADEvalConfig, FormatConfig
 
 
-def score_of(module: str) -> Callable[[dict, str], bool]:
-    """The `score` function of a metric named in a config. Raises ValueError if there is none."""
+def score_of(module: str, setting: str = "cad_eval.metric") -> Callable[[dict, str], bool]:
+    """The `score` function of a metric that a setting of a config names. Raises ValueError if there is none."""
     try:
         found = importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"cad_eval.metric={module} cannot be imported ({error}): name a module with score()") from None
-    require("score" in vars(found), f"cad_eval.metric={module} has no function score(row, response): name one that has")
+        raise ValueError(f"{setting}={module} cannot be imported ({error}): name a module with score()") from None
+    require("score" in vars(found), f"{setting}={module} has no function score(row, response): name one that has")
     return found.score
 
 

@@ -7,23 +7,20 @@ from src.diffusion.masking import block_nested_masks, independent_masks, nested_
 from src.diffusion.noise import row_keys
 from src.diffusion.schedules import curriculum_lambda
 from src.settings import DSCDConfig
-from src.training.cad_eval import CADEvaluator
 from src.training.chunked_loss import Rows, chunked_dscd_loss
 from src.training.models import forward_both
-from src.training.order import LengthGrouped
-from src.training.trainer import RunTrainer
+from src.training.student_trainer import StudentTrainer
 
 __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
 
-EVALUATION_STEP = -1  # stands in for the step when masks are drawn for evaluation, so that they never change
 
-
-class DSCDTrainer(RunTrainer):
-    """RunTrainer with the DSCD loss; batches are those of AnswerCollator.
+class DSCDTrainer(StudentTrainer):
+    """StudentTrainer with the DSCD loss; batches are those of AnswerCollator.
 
     Masks depend on (seed, optimiser step, example id) alone, and both losses are means over the positions of the
     whole optimiser step, so neither accumulation nor the number of processes nor a resume changes a run.
-    teacher: None if the model carries adapters and is, with those off, its own teacher.
+    teacher: None if the model carries adapters and is, with those off and the attention `teacher_attention` (None = its
+    own), its own teacher.
     """
 
     def __init__(
@@ -31,14 +28,11 @@ class DSCDTrainer(RunTrainer):
         *args,
         teacher: torch.nn.Module | None,
         dscd: DSCDConfig,
-        cad_eval: CADEvaluator | None = None,
-        group_by_length: bool = False,
+        teacher_attention: str | None = None,
         **kwargs,
     ):
-        self.group_by_length = group_by_length
         super().__init__(*args, **kwargs)
-        self.dscd, self.cad_eval = dscd, cad_eval
-        self.mask_id = self.model.config.mask_token_id
+        self.dscd, self.teacher_attention = dscd, teacher_attention
         self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
         # With the published clamp a loss is the mean of its own micro-batch, so the Trainer averages micro-batches.
         self.model_accepts_loss_kwargs = dscd.clamp is None
@@ -87,8 +81,7 @@ class DSCDTrainer(RunTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         x0 = inputs["input_ids"]
-        step = self.state.global_step if self.model.training else EVALUATION_STEP
-        student_masked, teacher_masked, scored = self.masks(inputs, step)
+        student_masked, teacher_masked, scored = self.masks(inputs, self.mask_step())
         kl_at = self.consistency_at(teacher_masked, scored)
         weight = self._weight = self.weight()
 
@@ -109,7 +102,8 @@ class DSCDTrainer(RunTrainer):
         context = {name: inputs[name] for name in ("attention_mask", "prompt_length")}
         corrupted = x0.masked_fill(student_masked, self.mask_id), scored
         teacher = (x0.masked_fill(teacher_masked, self.mask_id), kl_at) if weight > 0 else None
-        parts = forward_both(model, context, corrupted, teacher, loss, frozen=self.teacher, adapted=self.model)
+        whose = {"frozen": self.teacher, "adapted": self.model, "attention": self.teacher_attention}
+        parts = forward_both(model, context, corrupted, teacher, loss, **whose)
         if self.model.training:
             self.record("consistency", parts[1])
             self.record("reconstruction", parts[2])
@@ -135,22 +129,3 @@ class DSCDTrainer(RunTrainer):
         # Gradients are averaged over processes; dividing by the mean count makes that the mean over all positions.
         self._divisors = self.accelerator.reduce(counts, "mean").clamp(min=1)
         return batches, self._divisors
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
-
-    def evaluation_loop(self, *args, **kwargs):
-        """The losses, and with cad_eval what CAD makes of the student as it stands."""
-        output = super().evaluation_loop(*args, **kwargs)
-        if self.cad_eval is not None:
-            output.metrics.update(self.cad_eval.measure(self))
-        return output
-
-    def _get_train_sampler(self, train_dataset=None):
-        order = super()._get_train_sampler(train_dataset)
-        if not self.group_by_length:
-            return order
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(example["prompt"]) + len(example["answer"]) for example in dataset]
-        return LengthGrouped(order, lengths, self.rows_per_step(), self.args.seed)

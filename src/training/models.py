@@ -10,7 +10,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from src.config import require
 from src.model import DiffusionConfig, DiffusionLM
-from src.model.loading import load_model
+from src.model.loading import load_config, load_model
 from src.settings import ExperimentConfig, FormatConfig, TrainConfig
 from src.training.chunked_loss import Rows
 
@@ -61,13 +61,42 @@ def teacher_dtype(config: TrainConfig) -> torch.dtype:
     return low_precision(config) if config.teacher_dtype == "auto" else getattr(torch, config.teacher_dtype)
 
 
+def is_own_teacher(config: ExperimentConfig) -> bool:
+    """Whether the teacher is the student with its adapters off: not where the student starts from other weights."""
+    return config.lora is not None and config.init_from is None
+
+
 def build_teacher(config: ExperimentConfig) -> DiffusionLM | None:
-    """The frozen teacher, or None with LoRA, where it is the student with its adapters off."""
-    if config.lora is not None:
+    """The frozen teacher, or None where it is the student with its adapters off."""
+    if is_own_teacher(config):
         return None
     teacher = load_model(config.teacher, dtype=teacher_dtype(config.train))
     compile_blocks(teacher, config.train)
     return teacher
+
+
+def student_config(config: ExperimentConfig) -> DiffusionConfig:
+    """The student's configuration: that of the checkpoint it starts from, with the attention the experiment asks for.
+
+    Raises ValueError if a block-causal checkpoint would go on with other blocks than its own.
+    """
+    source = config.init_from or config.teacher
+    own, wanted = load_config(source), config.block_causal
+    if wanted is not None:
+        before = (own.block_length, own.block_grid)
+        require(
+            own.attention == "bidirectional" or before == (wanted.block_length, wanted.grid),
+            f"{source} has blocks of {before[0]} on the grid {before[1]!r}, but block_causal asks for "
+            f"{wanted.block_length} on {wanted.grid!r}: use the checkpoint's",
+        )
+        own.set_attention("block_causal", wanted.block_length, wanted.grid)
+    if config.cdlm is not None and own.attention == "block_causal":
+        require(
+            own.block_length == config.trajectories.block_length,
+            f"{source} has blocks of {own.block_length}, the trajectories of {config.trajectories.block_length}: a student "
+            "must be trained on blocks of the length it decodes",
+        )
+    return own
 
 
 def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch.nn.Module:
@@ -77,17 +106,18 @@ def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch
     LoRA's base is kept in low precision, its adapters in float32.
     """
     low = low_precision(config.train)
+    whole = config.lora is None and not masters_elsewhere
+    student = load_model(config.init_from or config.teacher, dtype=torch.float32 if whole else low)
+    wanted = student_config(config)
+    student.config.set_attention(wanted.attention, wanted.block_length, wanted.block_grid)
+    compile_blocks(student, config.train)
     if config.lora is None:
-        student = load_model(config.teacher, dtype=low if masters_elsewhere else torch.float32)
-        compile_blocks(student, config.train)
         return student
     in_parts = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
     from src.training.lora import add_adapters  # needs peft, which nothing else does
 
-    base = load_model(config.teacher, dtype=low)
-    compile_blocks(base, config.train)
-    return add_adapters(base, config.lora)
+    return add_adapters(student, config.lora)
 
 
 def compile_blocks(model: DiffusionLM, config: TrainConfig) -> None:
@@ -106,25 +136,26 @@ def forward_both(
     *,
     frozen: torch.nn.Module | None,
     adapted: torch.nn.Module,
+    attention: str | None = None,
 ) -> torch.Tensor:
     """loss(student's Rows, teacher's Rows or None), called where both heads' weights are at hand.
 
     model: the student as the launcher wrapped it. context: attention_mask (B, L) and prompt_length (B,).
     student, teacher: (input_ids (B, L), bool (B, L) where to take rows).
-    frozen: the teacher; None if it is `adapted`, the bare student, with its adapters off.
+    frozen: the teacher; None if it is `adapted`, the bare student, with its adapters off and this attention.
     Each head is entered once whatever the number of rows: launchers that gather a sharded weight on entry would hang
     if processes entered unequally often.
     """
 
-    def run(which, inputs: tuple, reduce: Callable) -> torch.Tensor:
+    def run(which, inputs: tuple, reduce: Callable, attention: str | None = None) -> torch.Tensor:
         x, at = inputs
-        return which(input_ids=x, **context, logits_at=at, reduce=reduce).reduced
+        return which(input_ids=x, **context, logits_at=at, attention=attention, reduce=reduce).reduced
 
     if teacher is None:
         return run(model, student, lambda h, head: loss(Rows(h, head), None))
     if frozen is None:
         with torch.no_grad(), adapted.disable_adapter():
-            h_t = run(model, teacher, lambda h, _: h)
+            h_t = run(model, teacher, lambda h, _: h, attention)
         return run(model, student, lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
     # The frozen teacher runs inside the student's head: its own head's weight, too, is there only while it runs.
     return run(

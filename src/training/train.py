@@ -1,4 +1,4 @@
-"""Distil a student with DSCD.
+"""Distil a student with DSCD, or with CDLM where the config has a `cdlm` section.
 
     python -m src.training.train configs/tiny.yaml [key=value ...]
     python -m src.training.launch configs/llada_8b_gsm8k.yaml        # several processes
@@ -12,18 +12,30 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch.utils.data import Subset
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from src.config import command_line, dump, exit_with_message, load, require
 from src.data.examples import AnswerCollator, AnswerDataset
 from src.data.rows import read_jsonl
+from src.data.trajectories import TrajectoryCollator, TrajectoryDataset, check_manifest, read_manifest
 from src.model import DiffusionConfig
-from src.model.loading import load_config, load_tokenizer, model_of
+from src.model.loading import load_config, load_model, load_tokenizer, model_of
 from src.settings import ExperimentConfig, TrainConfig
+from src.training.block_causal import CDLMTrainer
 from src.training.cad_eval import CADEvaluator, score_of
+from src.training.collect_trajectories import provenance
 from src.training.consistency_loss import DSCDTrainer
 from src.training.consolidate import full_weights, write_released
-from src.training.models import build_student, build_teacher, check_fit, check_packages
+from src.training.models import (
+    build_student,
+    build_teacher,
+    check_fit,
+    check_packages,
+    is_own_teacher,
+    low_precision,
+    student_config,
+)
 from src.training.processes import (
     check_world_size,
     on_cpu,
@@ -34,6 +46,7 @@ from src.training.processes import (
     split_step,
 )
 from src.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
+from src.training.student_trainer import StudentTrainer
 
 NOT_TRAINING = ("output_dir", "evaluate", "also")  # settings that a resumed run may change
 
@@ -100,7 +113,7 @@ def parameter_count(config: DiffusionConfig) -> int:
         return model_of(config).num_parameters()
 
 
-def bytes_to_write(trainer: DSCDTrainer, config: ExperimentConfig) -> int:
+def bytes_to_write(trainer: StudentTrainer, config: ExperimentConfig) -> int:
     """What checkpoints and student take on disk at most; of a student with adapters, checkpoints hold those alone."""
     whole = parameter_count(trainer.model.config)
     if config.lora is None:
@@ -108,7 +121,7 @@ def bytes_to_write(trainer: DSCDTrainer, config: ExperimentConfig) -> int:
     return run_bytes(sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)) + 4 * whole
 
 
-def save_student(trainer: DSCDTrainer, config: ExperimentConfig, output: Path) -> None:
+def save_student(trainer: StudentTrainer, config: ExperimentConfig, output: Path) -> None:
     """Write the student in the released layout; the folder appears only when it is complete."""
     weights = full_weights(trainer) if config.lora is None else merged_weights(trainer)
     if trainer.is_world_process_zero():
@@ -136,20 +149,68 @@ def cad_evaluator(config: ExperimentConfig, tokenizer) -> CADEvaluator | None:
     return CADEvaluator(rows, tokenizer, config.format, config.cad_eval, score_of(config.cad_eval.metric))
 
 
-def build_trainer(config: ExperimentConfig, output: Path) -> DSCDTrainer:
+def answer_data(config: ExperimentConfig, tokenizer) -> dict:
+    """DSCD's data: prompts and answers of the two splits."""
+    return {
+        "train_dataset": load_split(config, "train", tokenizer),
+        "eval_dataset": load_split(config, "validation", tokenizer, config.train.eval_rows),
+        "data_collator": AnswerCollator(tokenizer.pad_token_id, config.format.attend_padding),
+    }
+
+
+def trajectory_data(config: ExperimentConfig, tokenizer) -> dict:
+    """CDLM's data: recorded paths, some of them for evaluation, and the data's answers to the same questions."""
+    folder = Path(config.trajectories.dir)
+    read_manifest(folder)
+    answers = load_split(config, "train", tokenizer)
+    truth = {example["example_id"]: example["answer"] for example in answers.examples}
+    skip = config.trajectories.skip_broken_shards
+    paths = [TrajectoryDataset(folder, truth, held_out=held_out, skip_broken=skip) for held_out in (False, True)]
+    held_out = (
+        paths[1]
+        if config.train.eval_rows is None
+        else Subset(paths[1], range(min(config.train.eval_rows, len(paths[1]))))
+    )
+    return {
+        "train_dataset": paths[0],
+        "eval_dataset": held_out,
+        "data_collator": TrajectoryCollator(tokenizer.pad_token_id, config.format.attend_padding),
+    }
+
+
+def check_trajectories(config: ExperimentConfig, tokenizer) -> torch.Tensor | None:
+    """The teacher's head for the stored hidden states, None where it is the student's own frozen one.
+
+    Raises ValueError if the trajectories are another teacher's, tokenizer's or data set's, or of other blocks.
+    """
+    teacher = load_model(config.teacher, dtype=low_precision(config.train))
+    folder = Path(config.trajectories.dir)
+    check_manifest(read_manifest(folder), provenance(config, teacher, tokenizer), folder)
+    return None if is_own_teacher(config) else teacher.get_output_embeddings().weight.detach().clone()
+
+
+def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
     """Student, teacher and data, ready to train. Raises ValueError for unusable input."""
     prepare_deepspeed()
     set_seed(config.train.seed)
     check_packages(config)
     tokenizer = load_tokenizer(config.teacher)
-    check_fit(load_config(config.teacher), tokenizer, config.format, config.teacher)
-    data = load_split(config, "train", tokenizer)
-    held_out = load_split(config, "validation", tokenizer, config.train.eval_rows)
-    evaluator = cad_evaluator(config, tokenizer)
+    for folder in dict.fromkeys((config.teacher, config.init_from or config.teacher)):
+        check_fit(load_config(folder), tokenizer, config.format, folder)
+    student_config(config)
+    data = answer_data(config, tokenizer) if config.cdlm is None else trajectory_data(config, tokenizer)
+    common = {
+        "cad_eval": cad_evaluator(config, tokenizer),
+        "group_by_length": config.train.group_by_length,
+        "folder": output,
+        "max_skipped_steps": config.train.max_skipped_steps,
+        "callbacks": [] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
+    }
     # Before the arguments: once they exist, ZeRO-3 would partition the teacher too, which only its own engine can run.
-    teacher = build_teacher(config)
+    teacher = build_teacher(config) if config.cdlm is None else None
+    teacher_head = None if config.cdlm is None else check_trajectories(config, tokenizer)
     arguments = training_arguments(
-        config.train, len(data), output / "checkpoints", cad_eval=config.cad_eval is not None
+        config.train, len(data["train_dataset"]), output / "checkpoints", cad_eval=config.cad_eval is not None
     )
     require(
         arguments.world_size == processes_asked(config.train) and arguments.n_gpu <= 1,
@@ -159,21 +220,16 @@ def build_trainer(config: ExperimentConfig, output: Path) -> DSCDTrainer:
     if config.train.shard_teacher and teacher is not None:
         shard_frozen(teacher.requires_grad_(False), teacher.blocks, arguments.device)
     student = build_student(config, masters_elsewhere=arguments.deepspeed_plugin is not None)
-    trainer = DSCDTrainer(
-        student,
-        arguments,
-        teacher=teacher,
-        dscd=config.dscd,
-        cad_eval=evaluator,
-        group_by_length=config.train.group_by_length,
-        folder=output,
-        max_skipped_steps=config.train.max_skipped_steps,
-        train_dataset=data,
-        eval_dataset=held_out,
-        data_collator=AnswerCollator(tokenizer.pad_token_id, config.format.attend_padding),
-        callbacks=[] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
-    )
-    return trainer
+    if config.cdlm is not None:
+        objective = {
+            "cdlm": config.cdlm,
+            "teacher_head": teacher_head,
+            "block_length": config.trajectories.block_length,
+        }
+        return CDLMTrainer(student, arguments, **objective, **common, **data)
+    attention = load_config(config.teacher).attention
+    objective = {"dscd": config.dscd, "teacher": teacher, "teacher_attention": attention}
+    return DSCDTrainer(student, arguments, **objective, **common, **data)
 
 
 def train(config: ExperimentConfig) -> None:
