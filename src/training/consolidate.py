@@ -2,7 +2,8 @@
 
     python -m src.training.consolidate outputs/run/checkpoints/checkpoint-200 outputs/run_at_200
 
-reads a checkpoint of plain, DDP, ZeRO or FSDP training; training does the same at its end by itself.
+reads a checkpoint of plain, DDP, ZeRO or FSDP training, and merges one of adapters into the teacher's weights; training
+does the same at its end by itself.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from transformers import Trainer
 from src.config import exit_with_message, load, require
 from src.decoding.generation_settings import GenerationSettings
 from src.model import DiffusionConfig
-from src.model.loading import load_config, load_tokenizer, model_of
+from src.model.loading import load_config, load_model, load_tokenizer, model_of
 from src.settings import ExperimentConfig
+from src.training.models import low_precision
 
 
 def zero_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -48,8 +50,24 @@ def whole_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return {key: tensor for name in names for key, tensor in load_file(checkpoint / name).items()}
 
 
-def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+def merged_weights(checkpoint: Path, experiment: ExperimentConfig) -> dict[str, torch.Tensor]:
+    """The teacher's weights with a checkpoint's adapters added; the logits of random tokens must not change by it."""
+    from peft import PeftModel
+
+    from src.training.lora import merge_adapters  # needs peft, which nothing else does
+
+    base = load_model(experiment.teacher, dtype=low_precision(experiment.train))
+    x = torch.arange(64).multiply(7919).remainder(base.config.vocab_size).view(2, 32)  # (B, L)
+    answer = (torch.arange(32) >= 16).expand(2, 32)  # (B, L)
+    batch = {"input_ids": x, "attention_mask": torch.ones_like(x), "answer": answer}
+    adapted = PeftModel.from_pretrained(base, str(checkpoint))
+    return merge_adapters(adapted, batch | {"prompt_length": torch.full((2,), 16)})[0].state_dict()
+
+
+def read_weights(checkpoint: Path, experiment: ExperimentConfig) -> dict[str, torch.Tensor]:
     """All weights of a checkpoint on the CPU, in the highest precision it holds. Raises ValueError if there are none."""
+    if (checkpoint / "adapter_model.safetensors").is_file():
+        return merged_weights(checkpoint, experiment)
     if (checkpoint / "latest").is_file():
         return zero_weights(checkpoint)
     if (checkpoint / "pytorch_model_fsdp_0").is_dir():
@@ -93,7 +111,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
     require(not out.exists(), f"{out} exists: choose another folder")
     experiment = load(ExperimentConfig, settings)
     config = load_config(experiment.teacher)
-    write_released(read_weights(checkpoint), config, experiment.train.export_dtype, experiment.teacher, out)
+    write_released(read_weights(checkpoint, experiment), config, experiment.train.export_dtype, experiment.teacher, out)
 
 
 def main():
