@@ -314,7 +314,10 @@ class ExperimentConfig:
             require(name not in taken and "/" not in name, f"also.{name}: choose another name, this one is taken")
         if self.cdlm is not None:
             require(self.trajectories is not None, "cdlm needs recorded trajectories: add a `trajectories` section")
-            require(not self.train.group_by_length, "group_by_length does nothing for trajectories of one length: leave it out")
+            require(
+                not self.train.group_by_length,
+                "group_by_length does nothing for trajectories of one length: leave it out",
+            )
             if self.block_causal is not None:
                 own, theirs = self.block_causal.block_length, self.trajectories.block_length
                 require(

@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,9 +20,9 @@ from transformers import Trainer
 from src.config import exit_with_message, load, require
 from src.decoding.generation_settings import GenerationSettings
 from src.model import DiffusionConfig
-from src.model.loading import load_config, load_model, load_tokenizer, model_of
+from src.model.loading import load_tokenizer, model_of
 from src.settings import ExperimentConfig
-from src.training.models import low_precision
+from src.training.models import low_precision, start_model, student_config
 
 
 def zero_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -51,12 +52,12 @@ def whole_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def merged_weights(checkpoint: Path, experiment: ExperimentConfig) -> dict[str, torch.Tensor]:
-    """The teacher's weights with a checkpoint's adapters added; the logits of random tokens must not change by it."""
+    """The weights that the student started from with a checkpoint's adapters added; the logits of random tokens must not change by it."""
     from peft import PeftModel
 
     from src.training.lora import merge_adapters  # needs peft, which nothing else does
 
-    base = load_model(experiment.teacher, dtype=low_precision(experiment.train))
+    base = start_model(experiment, low_precision(experiment.train))
     x = torch.arange(64).multiply(7919).remainder(base.config.vocab_size).view(2, 32)  # (B, L)
     answer = (torch.arange(32) >= 16).expand(2, 32)  # (B, L)
     batch = {"input_ids": x, "attention_mask": torch.ones_like(x), "answer": answer}
@@ -99,7 +100,10 @@ def write_released(
     require(not missing, f"{len(missing)} weights do not fit the model, first {min(missing, default='')}")
     model.save_pretrained(partial, state_dict={key: tensor.to(kind).contiguous() for key, tensor in weights.items()})
     load_tokenizer(tokenizer_from).save_pretrained(partial)
-    GenerationSettings.load(tokenizer_from).save(partial)
+    settings = GenerationSettings.load(tokenizer_from)
+    if config.attention == "block_causal":  # decoding in other blocks than those of training is brittle
+        settings = replace(settings, block_length=config.block_length)
+    settings.save(partial)
     partial.rename(out)
 
 
@@ -110,7 +114,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
     require(settings.is_file(), f"{settings} does not exist: {checkpoint} is not a checkpoint of training")
     require(not out.exists(), f"{out} exists: choose another folder")
     experiment = load(ExperimentConfig, settings)
-    config = load_config(experiment.teacher)
+    config = student_config(experiment)
     write_released(read_weights(checkpoint, experiment), config, experiment.train.export_dtype, experiment.teacher, out)
 
 

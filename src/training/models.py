@@ -99,17 +99,21 @@ def student_config(config: ExperimentConfig) -> DiffusionConfig:
     return own
 
 
+def start_model(config: ExperimentConfig, dtype: torch.dtype) -> DiffusionLM:
+    """The checkpoint that the student starts from, with the student's attention."""
+    model, wanted = load_model(config.init_from or config.teacher, dtype=dtype), student_config(config)
+    model.config.set_attention(wanted.attention, wanted.block_length, wanted.block_grid)
+    return model
+
+
 def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch.nn.Module:
     """The student: every weight trained, or with adapters on a base that never changes.
 
     masters_elsewhere: DeepSpeed keeps float32 masters itself; else a fully trained student's own weights are them.
     LoRA's base is kept in low precision, its adapters in float32.
     """
-    low = low_precision(config.train)
     whole = config.lora is None and not masters_elsewhere
-    student = load_model(config.init_from or config.teacher, dtype=torch.float32 if whole else low)
-    wanted = student_config(config)
-    student.config.set_attention(wanted.attention, wanted.block_length, wanted.block_grid)
+    student = start_model(config, torch.float32 if whole else low_precision(config.train))
     compile_blocks(student, config.train)
     if config.lora is None:
         return student
