@@ -9,40 +9,45 @@ are chosen, into its folder `validation`.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from evaluation.measure import measure, summarise
+from evaluation.measure import latency, measure, summarise
 from evaluation.metrics import tiny
 from evaluation.report import write_report
 from src.config import command_line, exit_with_message, load, require
 from src.data.examples import end_ids
 from src.data.rows import digest, read_jsonl
 from src.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps
-from src.model.loading import load_for_inference
+from src.model.loading import load_config, load_for_inference
 from src.settings import EvaluateConfig, ExperimentConfig
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder of the grid: the family it belongs to in plots, its setting, and the policy."""
+    """A decoder of the grid: the family it belongs to in plots, its setting, the policy, and what is recomputed."""
 
     family: str
     setting: float
     policy: object
+    cache: str = "none"
 
     @property
     def name(self) -> str:
-        return f"{self.family}-{self.setting:g}"
+        return f"{self.family}-{self.setting:g}" + ("" if self.cache == "none" else f"-{self.cache}")
 
 
-def decoders(config: EvaluateConfig, model: str) -> list[Decoder]:
-    """Fixed budgets, then CAD thresholds; the control is there to be compared under CAD alone."""
+def decoders(config: EvaluateConfig, model: str, attention: str) -> list[Decoder]:
+    """Fixed budgets, then CAD thresholds; a block-causal model with the exact cache too.
+
+    The control is there to be compared under CAD alone.
+    """
     fixed = [Decoder("fixed", steps, FixedSteps(steps=steps)) for steps in config.fixed_steps]
     cad = [Decoder("CAD", tau, ConfidenceAdaptive(threshold=tau)) for tau in config.thresholds]
-    return cad if model == "control" else fixed + cad
+    plain = cad if model == "control" else fixed + cad
+    return plain if attention == "bidirectional" else plain + [replace(decoder, cache="block") for decoder in plain]
 
 
 def models_of(config: ExperimentConfig) -> dict[str, Path]:
@@ -52,14 +57,15 @@ def models_of(config: ExperimentConfig) -> dict[str, Path]:
     return models | {name: output / name / "student" for name in config.also}
 
 
-def settings_of(model, tokenizer, config: EvaluateConfig) -> DecodeConfig:
-    """What the experiment fixes for every decoder of its grid."""
+def settings_of(model, tokenizer, config: EvaluateConfig, cache: str) -> DecodeConfig:
+    """What the experiment fixes for every decoder of its grid, with this cache."""
     return DecodeConfig(
         mask_id=model.config.mask_token_id,
         eos_ids=end_ids(tokenizer),
         gen_length=config.gen_length,
         block_length=config.block_length,
         eos_hold_ratio=config.eos_hold_ratio,
+        cache=cache,
         seed=config.seed,
     )
 
@@ -68,8 +74,23 @@ def fingerprint(folder: Path, rows: list[dict], config: EvaluateConfig) -> str:
     """What a stored cell must have been measured with to be used again: weights, problems, decoding settings."""
     require((folder / "model.safetensors").is_file(), f"{folder} holds no model.safetensors: train it first")
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    settings = [config.gen_length, config.block_length, config.eos_hold_ratio, config.seed]
+    settings = [config.gen_length, config.block_length, config.eos_hold_ratio, config.latency_problems, config.seed]
     return hashlib.sha256(f"{weights} {digest(rows)} {settings}".encode()).hexdigest()
+
+
+def measure_cell(model, tokenizer, rows: list[dict], decoder: Decoder, config: EvaluateConfig, label: str) -> dict:
+    """What one cell of the grid holds, but for its means."""
+    settings = settings_of(model, tokenizer, config, decoder.cache)
+    cell = measure(
+        model, tokenizer, rows, decoder.policy, settings, batch_size=config.batch_size, score=tiny.score, label=label
+    )
+    some = rows[: config.latency_problems]
+    return cell | {
+        "latency": latency(model, tokenizer, some, decoder.policy, settings),
+        "family": decoder.family,
+        "setting": decoder.setting,
+        "cache": decoder.cache,
+    }
 
 
 def run_grid(config: ExperimentConfig) -> dict:
@@ -81,7 +102,7 @@ def run_grid(config: ExperimentConfig) -> dict:
     store = Path(config.results_dir) / "cells"
     store.mkdir(parents=True, exist_ok=True)
     models = models_of(config)
-    grid = {name: decoders(config.evaluate, name) for name in models}
+    grid = {name: decoders(config.evaluate, name, load_config(folder).attention) for name, folder in models.items()}
     cells: dict[str, dict] = {name: {} for name in models}
     with tqdm(total=sum(map(len, grid.values())), desc="grid", unit="cell") as bar:
         for name, folder in models.items():
@@ -92,16 +113,8 @@ def run_grid(config: ExperimentConfig) -> dict:
                 cell = json.loads(file.read_text()) if file.is_file() else {}
                 if cell.get("fingerprint") != mark:
                     loaded = loaded or load_for_inference(folder)
-                    cell = measure(
-                        *loaded,
-                        rows,
-                        decoder.policy,
-                        settings_of(*loaded, config.evaluate),
-                        batch_size=config.evaluate.batch_size,
-                        score=tiny.score,
-                        label=f"{name} {decoder.name}",
-                    )
-                    cell |= {"family": decoder.family, "setting": decoder.setting, "fingerprint": mark}
+                    cell = measure_cell(*loaded, rows, decoder, config.evaluate, f"{name} {decoder.name}")
+                    cell |= {"fingerprint": mark}
                     cell |= summarise(cell)
                     file.with_suffix(".partial").write_text(json.dumps(cell))
                     file.with_suffix(".partial").rename(file)

@@ -1,6 +1,7 @@
 """Decode and score problems with one model and one policy: the loop under every table of accuracy and NFE."""
 
 import difflib
+import hashlib
 import importlib
 import pkgutil
 import time
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from evaluation import metrics
 from evaluation.metrics.statistics import wilson
 from src.data.examples import encode_prompt
-from src.decoding import DecodeConfig, decode_stream
+from src.decoding import DecodeConfig, decode, decode_stream
 from src.decoding.policies import Policy
 
 
@@ -27,18 +28,33 @@ def measure(
     score: Callable[[dict, str], bool],
     label: str,
 ) -> dict:
-    """Decode and score all rows: problems = {right (0/1), nfe, length before EOS} in their order, and seconds."""
+    """Decode and score all rows: problems = {right (0/1), nfe, length before EOS} in their order, seconds, and a digest of
+    all tokens, by which two runs can be told to be the same."""
     prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
     right, nfe, length = [0] * len(rows), [0] * len(rows), [0] * len(rows)
+    answers = [b""] * len(rows)
     start = time.perf_counter()
     with tqdm(total=len(rows), desc=label, unit="problem", leave=False) as bar:
         for part in decode_stream(model, prompts, policy, config, batch_size=batch_size):
             for j, i in enumerate(part.index.tolist()):
                 length[i], nfe[i] = part.lengths[j].item(), part.nfe[j].item()
+                answers[i] = part.tokens[j].numpy().tobytes()
                 right[i] = int(score(rows[i], tokenizer.decode(part.tokens[j, : length[i]])))
             bar.update(len(part.index))
     problems = {"right": right, "nfe": nfe, "length": length}
-    return {"problems": problems, "seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    return {"problems": problems, "seconds": seconds, "tokens": hashlib.sha256(b"".join(answers)).hexdigest()}
+
+
+def latency(model, tokenizer, rows: list[dict], policy: Policy, config: DecodeConfig) -> list[float]:
+    """Seconds to answer each row by itself, after one answer that only warms up."""
+    prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
+    seconds = []
+    for prompt in [*prompts[:1], *prompts]:
+        start = time.perf_counter()
+        decode(model, [prompt], policy, config)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
 
 
 def summarise(cell: dict) -> dict:

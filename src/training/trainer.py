@@ -37,6 +37,8 @@ class RunTrainer(Trainer):
             f"max_skipped_steps={max_skipped_steps}: DeepSpeed steps before its gradient can be seen, so use 0 or DDP",
         )
         self.folder = Path(self.args.output_dir if folder is None else folder)
+        # The Trainer sets it at its first step; a loss may be asked for before, as by src.training.nonfinite.
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self.max_skipped_steps = max_skipped_steps
         self._run_log: RunLog | None = None
         self._batches: list[dict] = []

@@ -6,9 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from evaluation.analysis import analyse
 from evaluation.frontier import accuracy_difference, estimate, family_nfe, nfe_at, resample_weights
 from evaluation.measure import summarise
-from evaluation.report import analyse, render, verdict
+from evaluation.report import render
+from evaluation.sentences import verdict
 from src.config import build
 from src.settings import ExperimentConfig
 
@@ -18,7 +20,8 @@ def cell(family: str, setting: float, accuracy: float, nfe: float, n: int = 200,
     order = np.random.default_rng(seed).permutation(n)
     right = (order < accuracy * n).astype(int).tolist()
     measured = {"problems": {"right": right, "nfe": [nfe] * n, "length": [20] * n}, "seconds": 1.0}
-    return measured | {"family": family, "setting": setting} | summarise(measured)
+    measured |= {"family": family, "setting": setting, "cache": "none", "latency": [], "tokens": ""}
+    return measured | summarise(measured)
 
 
 def test_interpolation():

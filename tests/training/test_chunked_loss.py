@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from src.training.chunked_loss import Rows, chunked_dscd_loss
+from src.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss, mean_weights
+from src.training.chunked_loss import Rows, chunked_dscd_loss, weighted_rows
 from src.training.consistency_loss import dscd_loss
 
 N, D, V = 37, 16, 301
@@ -105,3 +106,29 @@ def test_rows_without_a_position_give_zero_and_a_gradient_of_zero(case):
 def test_no_teacher_only_at_weight_zero(case):
     with pytest.raises(ValueError, match="needs a teacher"):
         chunked_dscd_loss(Rows(case[0], case[1]), None, case[4], weight=0.1)
+
+
+@pytest.mark.parametrize("chunk", [5, 256])
+@pytest.mark.parametrize("loss", ["distillation", "consistency", "denoising"])
+def test_losses_of_cdlm_equal_the_pure_ones(case, loss, chunk):
+    h, w, h_t, w_t, labels, _ = case
+    at = torch.zeros(4, 12, dtype=torch.bool)
+    at.view(-1)[torch.randperm(48)[:N]] = True
+    x0 = torch.zeros(4, 12, dtype=torch.long)
+    x0[at] = labels
+    h, w, head = (t.clone().requires_grad_() for t in (h, w, w_t))
+    if loss == "denoising":
+        expected = masked_diffusion_loss(h @ w.T, x0, at)
+        found = weighted_rows(Rows(h, w), None, labels, mean_weights(at), chunk=chunk)
+    else:
+        pure = {"distillation": cdlm_distillation, "consistency": cdlm_consistency}[loss]
+        expected = pure(h @ w.T, (h_t @ head.T).detach(), at)
+        found = weighted_rows(Rows(h, w), Rows(h_t, head), None, mean_weights(at), chunk=chunk)
+    gradients = [torch.autograd.grad(value, (h, w)) for value in (expected, found)]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        target = None if loss == "denoising" else Rows(h_t, head)
+        again = weighted_rows(Rows(h, w), target, labels if target is None else None, mean_weights(at), chunk=chunk)
+    torch.testing.assert_close(again, expected.detach(), atol=1e-6, rtol=1e-5)

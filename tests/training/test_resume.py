@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from src.config import TERMINATED, build, dump
+from src.training.collect_trajectories import collect
 from src.training.consolidate import consolidate
 from src.training.pretrain import PretrainConfig, pretrain
 from src.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 from src.training.train import NOT_TRAINING, build_trainer, parameter_count, train
-from tests.training.worlds import LOSSES, config, steps, write_teacher_and_data
+from tests.training.worlds import LOSSES, cdlm_config, config, steps, write_teacher_and_data
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
@@ -98,7 +100,7 @@ class TestOutput:
 def forks():
     """Processes that start at once: a server has imported training before, so that kills come while it trains."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["src.training.train", "src.training.pretrain"])
+    context.set_forkserver_preload(["src.training.train", "src.training.pretrain", "src.training.collect_trajectories"])
     return context
 
 
@@ -137,6 +139,29 @@ class TestInterrupted:
     def test_killed_at_several_steps_equals_uninterrupted(self, world, forks):
         run_killed(forks, train, config(world, "killed", max_steps=12), world / "killed", [1, 3, 6, 9])
         self.same(world, "killed")
+
+    def test_cdlm_killed_while_it_collects_and_while_it_trains(self, tmp_path, forks):
+        write_teacher_and_data(tmp_path)
+        whole, killed = (cdlm_config(tmp_path, name, max_steps=8) for name in ("whole", "killed"))
+        part = replace(killed, trajectories=replace(killed.trajectories, dir=str(tmp_path / "killed_paths")))
+        collect(whole)
+        process = forks.Process(target=collect, args=(part,))
+        process.start()
+        while process.is_alive() and not list(tmp_path.glob("killed_paths/shard-*.safetensors")):
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        collect(part)
+        files = [sorted(tmp_path.glob(f"{folder}/shard-*")) for folder in ("paths", "killed_paths")]
+        assert len(files[0]) == 5 and [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+        train(whole)
+        run_killed(forks, train, killed, tmp_path / "killed", [1, 4])
+        expected, other = steps(tmp_path / "whole"), steps(tmp_path / "killed")
+        for key in ("step", "loss", "distillation", "consistency", "denoising", "grad_norm"):
+            assert [step[key] for step in other] == [step[key] for step in expected], key
+        a, b = (load_file(tmp_path / name / "student/model.safetensors") for name in ("whole", "killed"))
+        assert all(torch.equal(a[key], b[key]) for key in a)
 
     def same(self, world, name):
         whole, other = steps(world / "whole"), steps(world / name)

@@ -11,7 +11,7 @@ from src.data.tiny_task import make_row
 from src.data.tiny_tokenizer import build_tokenizer
 from src.decoding.generation_settings import GenerationSettings
 from src.settings import ExperimentConfig
-from tests.conftest import random_model
+from tests.conftest import BACKBONES
 
 ROWS = 22  # no multiple of the rows of a step, so that a pass over the data ends inside one
 TRAIN = {
@@ -31,10 +31,10 @@ TRAIN = {
 }
 
 
-def write_teacher_and_data(folder: Path) -> None:
+def write_teacher_and_data(folder: Path, backbone: str = "llada") -> None:
     tokenizer = build_tokenizer()
     ids = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": tokenizer.eos_token_id}
-    model = random_model(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **ids)
+    model = BACKBONES[backbone](vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **ids)
     model.save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
     GenerationSettings(gen_length=40, block_length=20).save(folder / "teacher")
@@ -53,6 +53,21 @@ def settings(folder: Path, name: str, **train) -> dict:
         "format": {"eos": "one", "answer_length": 40, "max_length": 128},
         "train": TRAIN | train,
     }
+
+
+# What turns the settings above into CDLM's; blocks of 8, of which an answer of 40 has 5.
+CDLM = {
+    "block_causal": {"block_length": 8},
+    "trajectories": {"block_length": 8, "shard_rows": 10, "batch_size": 7, "dtype": "float32"},
+    "cdlm": {"consistency": 0.5, "denoising": 0.1},
+}
+
+
+def cdlm_config(folder: Path, name: str, *, changes: dict | None = None, **train) -> ExperimentConfig:
+    """A config of CDLM; changes: sections to replace, None to leave one out."""
+    tree = settings(folder, name, **train) | CDLM | {"format": {"eos": "fill", "answer_length": 40, "max_length": 128}}
+    tree["trajectories"] = {"dir": str(folder / "paths")} | tree["trajectories"]
+    return build(ExperimentConfig, tree | (changes or {}))
 
 
 def config(folder: Path, name: str, **train) -> ExperimentConfig:

@@ -1,0 +1,157 @@
+"""CDLMTrainer: each loss alone, what must not change a run, and what a student becomes."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from src.config import dump
+from src.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss
+from src.model.loading import load_config, load_model
+from src.settings import CDLMConfig, LoRAConfig
+from src.training.block_causal import PARTS
+from src.training.collect_trajectories import collect
+from src.training.consolidate import consolidate
+from src.training.train import build_trainer, train
+from tests.training.worlds import cdlm_config, config, steps, write_teacher_and_data
+
+ONLY = {name: {other: float(other == name) for other in PARTS} for name in PARTS}
+
+
+@pytest.fixture(scope="module", params=["llada", "dream"])
+def world(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    write_teacher_and_data(folder, request.param)
+    collect(cdlm_config(folder, "run"))
+    return folder
+
+
+def trainer_and_batch(world, **cdlm):
+    """A trainer that has taken no step, and a batch of four paths."""
+    trainer = build_trainer(cdlm_config(world, "unused", changes={"cdlm": cdlm}), world / "unused")
+    trainer.state.max_steps = 6
+    trainer.model.train()
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    return trainer, batch
+
+
+def gradient(trainer) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+
+
+def loss_and_gradient(world, **cdlm):
+    trainer, batch = trainer_and_batch(world, **cdlm)
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return loss.item(), gradient(trainer)
+
+
+@pytest.mark.parametrize("reach", ["later", "block"])
+def test_weights_mix_the_three_losses(world, reach):
+    weights = {"distillation": 0.7, "consistency": 0.5, "denoising": 0.2}
+    mixed, slope = loss_and_gradient(world, **weights, consistency_reach=reach)
+    alone = {name: loss_and_gradient(world, **ONLY[name], consistency_reach=reach) for name in PARTS}
+    assert all(loss > 0 for loss, _ in alone.values())
+    assert mixed == pytest.approx(sum(weights[name] * alone[name][0] for name in PARTS), rel=1e-4)
+    torch.testing.assert_close(slope, sum(weights[name] * alone[name][1] for name in PARTS), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_each_loss_is_the_pure_one_on_full_logits(world, name):
+    trainer, batch = trainer_and_batch(world, **ONLY[name])
+    found = trainer.compute_loss(trainer.model, batch).item()
+    pair, noise = trainer.states(batch)
+    mask, model = trainer.mask_id, trainer.model
+
+    def logits(of: str, masked, at):
+        x = batch[f"{of}input_ids"].masked_fill(masked, mask)
+        context = {"attention_mask": batch[f"{of}attention_mask"], "prompt_length": batch["prompt_length"]}
+        return model(x, **context).logits[at]
+
+    if name == "denoising":
+        expected = masked_diffusion_loss(logits("truth_", noise, noise), batch["truth_input_ids"], noise)
+    elif name == "consistency":
+        S = pair.remaining
+        expected = cdlm_consistency(logits("", pair.masked, S), logits("", pair.later_masked, S), S)
+    else:
+        U = pair.committed
+        stored = batch["hidden"][U[batch["answer"]].view(len(U), -1)]
+        teacher = load_model(world / "teacher", dtype=torch.float32)
+        expected = cdlm_distillation(logits("", pair.masked, U), teacher.head(stored), U)
+    assert found == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_accumulation_4x1_equals_1x4(world):
+    for name, shape in (
+        ("whole", {"batch_size": 4, "accumulation": 1}),
+        ("parts", {"batch_size": 1, "accumulation": 4}),
+    ):
+        if not (world / name).exists():
+            train(cdlm_config(world, name, **shape))
+    for key in ("loss", *PARTS, "grad_norm"):
+        values = [[step[key] for step in steps(world / name)] for name in ("whole", "parts")]
+        assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-5), key
+
+
+def test_the_student_is_block_causal_and_says_so(world):
+    if not (world / "whole/student").exists():
+        train(cdlm_config(world, "whole", batch_size=4, accumulation=1))
+    saved = load_config(world / "whole/student")
+    assert (saved.attention, saved.block_length, saved.block_grid) == ("block_causal", 8, "answer")
+    assert load_config(world / "teacher").attention == "bidirectional"
+
+
+def test_adapters_and_their_checkpoint(world):
+    lora = {"lora": vars(LoRAConfig()) | {"targets": [".*proj"], "rank": 4}}
+    name = "lora"
+    train(cdlm_config(world, name, changes=lora))
+    saved = load_config(world / name / "student")
+    assert saved.attention == "block_causal"
+    assert [s["loss"] for s in steps(world / name)]
+
+
+def test_dscd_under_the_block_causal_mask_and_a_warm_start(world):
+    """The combination: the teacher stays bidirectional, also where it is the student with its adapters off."""
+    dscd = {"cdlm": None}
+    cold = build_trainer(cdlm_config(world, "cold", changes=dscd), world / "cold")
+    lora = dscd | {"lora": vars(LoRAConfig()) | {"targets": [".*proj"], "rank": 4}}
+    shared = build_trainer(cdlm_config(world, "shared", changes=lora), world / "shared")
+    losses = []
+    for trainer in (cold, shared):
+        trainer.state.max_steps = 6
+        trainer.model.train()
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+        losses.append(trainer.compute_loss(trainer.model, batch).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # adapters start as zero
+    bidirectional = build_trainer(config(world, "plain"), world / "plain")
+    assert cold.model.config.attention == "block_causal" and bidirectional.model.config.attention == "bidirectional"
+    if not (world / "whole/student").exists():
+        train(cdlm_config(world, "whole", batch_size=4, accumulation=1))
+    student = str(world / "whole/student")
+    warm = build_trainer(cdlm_config(world, "warm", changes=dscd | {"init_from": student}), world / "warm")
+    a = load_model(student, dtype=torch.float32).state_dict()
+    assert all(torch.equal(a[key], value) for key, value in warm.model.state_dict().items())
+    with pytest.raises(ValueError, match="has blocks of 8 on the grid 'answer', but block_causal asks for 20"):
+        changes = dscd | {"init_from": student, "block_causal": {"block_length": 20}, "trajectories": None}
+        build_trainer(cdlm_config(world, "warm", changes=changes), world / "warm")
+
+
+def test_weights_out_of_range_and_missing_paths(world, tmp_path):
+    with pytest.raises(ValueError, match="must be at least 0"):
+        CDLMConfig(consistency=-1.0)
+    missing = cdlm_config(world, "none")
+    missing = dataclasses.replace(
+        missing, trajectories=dataclasses.replace(missing.trajectories, dir=str(tmp_path / "no"))
+    )
+    with pytest.raises(ValueError, match="run python -m src.training.collect_trajectories first"):
+        build_trainer(missing, world / "none")
+
+
+def test_a_checkpoint_of_a_block_causal_run_consolidates(world):
+    run = cdlm_config(world, "kept")
+    trainer = build_trainer(run, world / "kept")
+    (world / "kept").mkdir(exist_ok=True)
+    dump(run, world / "kept/config.yaml")
+    trainer.train()
+    consolidate(world / "kept/checkpoints/checkpoint-4", world / "at4")
+    assert load_config(world / "at4").attention == "block_causal"
