@@ -74,13 +74,19 @@ def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> 
     print(f"== {stage}: done in {time.monotonic() - start:.0f} s", flush=True)
 
 
-def make_student(settings: list[str], label: str = "student") -> ExperimentConfig:
-    """The stages that lead to one experiment's student, those done left out. settings: a YAML file, then overrides."""
+def prepare(settings: list[str]) -> ExperimentConfig:
+    """The stages before training, those done left out. settings: a YAML file, then overrides."""
     config = load(ExperimentConfig, settings[0], settings[1:])
     if not check_data(config.data):
         run("data", prepare_command(config))
     if config.cdlm is not None and not is_complete(Path(config.trajectories.dir)):
         run("trajectories", [sys.executable, "-m", "src.training.collect_trajectories", *settings])
+    return config
+
+
+def make_student(settings: list[str], label: str = "student") -> ExperimentConfig:
+    """The stages that lead to one experiment's student, those done left out; settings as for prepare."""
+    config = prepare(settings)
     if not (Path(config.output_dir) / "student").is_dir():
         run(label, *training_command(config, settings))
     return config

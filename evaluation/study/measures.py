@@ -1,0 +1,101 @@
+"""All measures of one cell, in order, each stored as soon as it is there."""
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evaluation.compare_decoders import Decoder
+from evaluation.measure import measure, summarise
+from evaluation.metrics import tiny
+from evaluation.study.calibration import measure_calibration
+from evaluation.study.forgetting import measure_forgetting
+from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of
+from evaluation.study.states import measure_states
+from evaluation.study.store import CellFiles, read_problems
+from evaluation.study.subject import Subject
+from src.decoding import ConfidenceAdaptive, FixedSteps
+
+
+def decoders(study: StudyConfig, cell: Cell) -> list[Decoder]:
+    """CAD thresholds and fixed budgets; of the teacher also one token per step, the reference of every cell."""
+    budgets = (study.gen_length, *study.fixed_steps) if cell.variant == TEACHER else study.fixed_steps
+    fixed = [Decoder("fixed", steps, FixedSteps(steps=steps)) for steps in budgets]
+    return fixed + [Decoder("CAD", tau, ConfidenceAdaptive(threshold=tau)) for tau in study.thresholds]
+
+
+def run(subject: Subject, decoder: Decoder, count: int, **changes) -> dict:
+    """Accuracy, NFE and lengths of one decoder on the first `count` problems."""
+    config = subject.decoding(**changes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # blocks a checkpoint was not trained with are what is measured
+        how = {"batch_size": subject.study.batch_size, "score": tiny.score, "label": decoder.name}
+        found = measure(subject.model, subject.tokenizer, subject.rows[:count], decoder.policy, config, **how)
+    return found | {"family": decoder.family, "setting": decoder.setting} | summarise(found)
+
+
+def measure_frontier(subject: Subject, cell: Cell) -> dict:
+    study = subject.study
+    return {"decoders": {d.name: run(subject, d, study.problems) for d in decoders(study, cell)}}
+
+
+def measure_transfer(subject: Subject) -> dict:
+    """CAD at the headline threshold with blocks and canvases that no student was trained for."""
+    study = subject.study
+    decoder = Decoder("CAD", study.headline, ConfidenceAdaptive(threshold=study.headline))
+    shapes = [(study.gen_length, study.block_length)]
+    shapes += [(study.gen_length, block) for block in study.transfer_block_lengths]
+    shapes += [(length, study.block_length) for length in study.transfer_gen_lengths]
+    names = [f"canvas {length}, blocks of {block}" for length, block in shapes]
+    runs = [run(subject, decoder, study.transfer_problems, gen_length=g, block_length=b) for g, b in shapes]
+    return {"shapes": dict(zip(names, runs, strict=True))}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure and the settings of the study that it depends on besides those of decoding."""
+
+    take: Callable[[Subject, Cell, Subject | None], dict]
+    settings: tuple[str, ...]
+    with_teacher: bool = False
+
+
+DECODING = ("gen_length", "block_length", "seed", "problems")
+MEASURES = {
+    "frontier": Measure(lambda s, c, t: measure_frontier(s, c), ("thresholds", "fixed_steps")),
+    "calibration": Measure(lambda s, c, t: measure_calibration(s), ("thresholds", "subset")),
+    "forgetting": Measure(lambda s, c, t: measure_forgetting(s), ("subset", "held_out", "nll_samples")),
+    "transfer": Measure(
+        lambda s, c, t: measure_transfer(s),
+        ("headline", "transfer_problems", "transfer_block_lengths", "transfer_gen_lengths"),
+    ),
+    "states": Measure(lambda s, c, t: measure_states(s, t), ("headline", "subset"), with_teacher=True),
+}
+
+
+def settings_of(study: StudyConfig, name: str) -> dict:
+    """The settings a stored measure must have been made with."""
+    return {key: vars(study)[key] for key in (*DECODING, *MEASURES[name].settings)}
+
+
+def missing(files: CellFiles) -> list[str]:
+    """The measures of a cell that are still to be made."""
+    return [name for name in MEASURES if files.read(name, settings_of(files.study, name)) is None]
+
+
+def measure_cell(files: CellFiles, note: Callable[[str], None] = lambda text: None) -> None:
+    """Make and store what is missing of a trained cell. note: told what begins."""
+    wanted = missing(files)
+    if not wanted:
+        return
+    study, rows = files.study, read_problems(files.study)
+    subject = Subject.load(study, files.checkpoint, rows)
+    teacher = None
+    for name in wanted:
+        note(name)
+        entry = MEASURES[name]
+        if entry.with_teacher and teacher is None:
+            teacher = Subject.load(study, experiment_of(study, Cell(TEACHER)).teacher, rows)
+        start = time.perf_counter()
+        content = entry.take(subject, files.cell, teacher)
+        files.write(name, settings_of(study, name), content, time.perf_counter() - start)

@@ -1,0 +1,157 @@
+"""The settings of a study: what is trained, what is measured, and the plan of comparisons, written before the runs."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from src.config import load, require
+from src.decoding import DecodeConfig
+from src.settings import ExperimentConfig
+
+TEACHER = "teacher"
+NEEDED = re.compile(r"\{output_dir\}/([\w-]+)/seed-\{seed\}/")
+MEASURES = Literal["nfe", "accuracy_at_nfe", "accuracy", "error_at_threshold", "nll", "wordings"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One planned comparison: cell family a against b, the claim in words, and the measure that decides it.
+
+    measure: nfe, forward passes of CAD at the teacher's accuracy; accuracy_at_nfe, accuracy of CAD at `budget` forward
+    passes; accuracy, with CAD at the headline threshold; error_at_threshold, nll (nats per token of the data's answers)
+    and wordings (entropy in bits): see calibration.py and forgetting.py. main: corrected for multiplicity together with
+    the other main ones; the rest is exploratory.
+    """
+
+    a: str
+    b: str
+    claim: str
+    measure: MEASURES
+    main: bool = False
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """One study. experiment: the YAML that every variant starts from, base: settings that all share.
+
+    variants: by name, the settings in which each differs; {output_dir} and {seed} stand for the study's own. A variant
+    in `main` is trained with every seed, the others with the first alone; the untrained teacher is always measured.
+    problems: of the test split. subset: problems for calibration, states and samples; held_out: answers for the NLL,
+    each in nll_samples states; transfer: problems with block lengths and a length of canvas not trained with.
+    one_token: one token per step, measured of the teacher alone. margin, budget: see Contrast and frontier.py.
+    processes: cells at a time, one thread each. report: the page written; its plots and JSON go beside it.
+    """
+
+    experiment: str
+    output_dir: str
+    variants: dict[str, tuple[str, ...]]
+    contrasts: tuple[Contrast, ...]
+    base: tuple[str, ...] = ()
+    main: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (1, 2, 3)
+    problems: int = 1000
+    subset: int = 100
+    held_out: int = 200
+    nll_samples: int = 8
+    transfer_problems: int = 200
+    transfer_block_lengths: tuple[int, ...] = ()
+    transfer_gen_lengths: tuple[int, ...] = ()
+    timed_problems: int = 20
+    gen_length: int = 40
+    block_length: int = 20
+    batch_size: int = 250
+    thresholds: tuple[float, ...] = (0.95, 0.85, 0.7, 0.5)
+    fixed_steps: tuple[int, ...] = (10, 4)
+    headline: float = 0.85
+    margin: float = 0.01
+    budget: float = 10.0
+    resamples: int = 2000
+    seed: int = 0
+    processes: int = 1
+    report: str = "docs/results.md"
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        require(bool(self.variants) and bool(self.seeds), "variants and seeds must not be empty")
+        require(len(set(self.seeds)) == len(self.seeds), f"seeds={list(self.seeds)} must differ from each other")
+        for name in self.variants:
+            require(
+                bool(re.fullmatch(r"[\w-]+", name)) and name not in (TEACHER, "reruns"),
+                f"variants.{name}: use letters, digits, _ and -, and neither {TEACHER} nor reruns",
+            )
+        for name in ("problems", "subset", "held_out", "nll_samples", "transfer_problems", "timed_problems"):
+            require(vars(self)[name] > 0, f"{name}={vars(self)[name]} must be positive")
+        for name in ("batch_size", "resamples", "processes"):
+            require(vars(self)[name] > 0, f"{name}={vars(self)[name]} must be positive")
+        most = max(self.subset, self.held_out, self.transfer_problems, self.timed_problems)
+        require(most <= self.problems, f"problems={self.problems} must be at least every subset of them, {most}")
+        require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
+        for tau in self.thresholds:
+            require(0 < tau <= 1, f"thresholds={list(self.thresholds)}: {tau} is not a probability")
+        require(0 <= self.margin < 1, f"margin={self.margin} must lie in [0, 1)")
+        require(self.budget > 0, f"budget={self.budget} must be positive")
+        known = {TEACHER, *self.variants}
+        named = {*self.main, *self.labels, *(c.a for c in self.contrasts), *(c.b for c in self.contrasts)}
+        named |= {needed for settings in self.variants.values() for needed in NEEDED.findall(" ".join(settings))}
+        require(named <= known, f"no variant is called {', '.join(sorted(named - known))}: see `variants`")
+
+    def label(self, variant: str) -> str:
+        return self.labels.get(variant, variant)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant with one seed; the teacher, untrained, has none."""
+
+    variant: str
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.variant if self.seed is None else f"{self.variant}/seed-{self.seed}"
+
+
+def cells_of(study: StudyConfig) -> list[Cell]:
+    """Every cell: the teacher, all variants with the first seed, then the main ones with the others."""
+    first, *others = study.seeds
+    cells = [Cell(TEACHER), *(Cell(name, first) for name in study.variants)]
+    return cells + [Cell(name, seed) for seed in others for name in study.variants if name in study.main]
+
+
+def cell_named(study: StudyConfig, name: str) -> Cell:
+    found = [cell for cell in cells_of(study) if cell.name == name]
+    require(bool(found), f"no cell is called {name!r}: use one of {', '.join(cell.name for cell in cells_of(study))}")
+    return found[0]
+
+
+def folder_of(study: StudyConfig, cell: Cell) -> Path:
+    return Path(study.output_dir) / cell.name
+
+
+def training_settings(study: StudyConfig, cell: Cell, output: Path) -> list[str]:
+    """What src/training is given for a cell whose student goes to output/student: a YAML file, then overrides."""
+    fill = {"{output_dir}": study.output_dir, "{seed}": str(cell.seed)}
+    settings = [*study.base, *study.variants.get(cell.variant, ())]
+    for place, value in fill.items():
+        settings = [setting.replace(place, value) for setting in settings]
+    own = [f"output_dir={output}", "evaluate=null", "also={}"]
+    if cell.seed is not None:
+        own.append(f"train.seed={cell.seed}")
+    return [study.experiment, *settings, *own]
+
+
+def needed_cells(study: StudyConfig, cell: Cell) -> list[Cell]:
+    """The cells whose student this one starts from."""
+    return [Cell(name, cell.seed) for name in NEEDED.findall(" ".join(study.variants.get(cell.variant, ())))]
+
+
+def experiment_of(study: StudyConfig, cell: Cell, output: Path | None = None) -> ExperimentConfig:
+    path, *overrides = training_settings(study, cell, output or folder_of(study, cell))
+    return load(ExperimentConfig, path, overrides)
+
+
+def decoding_of(study: StudyConfig, mask_id: int, eos_ids: tuple[int, ...], **changes) -> DecodeConfig:
+    """What every decoder of the study shares, with changes for one measure."""
+    shared = {"gen_length": study.gen_length, "block_length": study.block_length, "seed": study.seed}
+    return DecodeConfig(mask_id=mask_id, eos_ids=eos_ids, **(shared | changes))
