@@ -14,7 +14,7 @@ import torch
 from src.config import require
 from src.data.examples import encode_prompt, end_ids
 from src.decoding import DecodeConfig, DecodeResult, decode
-from src.decoding.caches import CACHES
+from src.decoding.caches import CACHES, exact_cache
 from src.decoding.generation_settings import GenerationSettings
 from src.decoding.policies import Policy
 from src.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
@@ -42,7 +42,10 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         "--eos_threshold_ratio", type=float, default=0.0, help="hold EOS back until this share is committed"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", default="none", help=f"one of {', '.join(CACHES)}; prefix and dual are approximate")
+    names = (
+        f"one of {', '.join(CACHES)}; prefix and dual are approximate; default: the fastest exact one of the checkpoint"
+    )
+    parser.add_argument("--cache", help=names)
     parser.add_argument("--refresh_interval", type=int, metavar="N", help="steps between refreshes of prefix and dual")
     parser.add_argument("--compile", action="store_true", help="compile the step; slow at first")
 
@@ -90,9 +93,9 @@ class Generator:
         self.folder = arguments.model_path
         check_folder(self.folder)
         self.tokenizer = load_tokenizer(self.folder)
-        settings = GenerationSettings.load(self.folder)
+        settings, model_config = GenerationSettings.load(self.folder), load_config(self.folder)
         self.config = DecodeConfig(
-            mask_id=load_config(self.folder).mask_token_id,
+            mask_id=model_config.mask_token_id,
             eos_ids=end_ids(self.tokenizer),
             gen_length=arguments.gen_length or settings.gen_length,
             block_length=arguments.block_length or settings.block_length,
@@ -100,7 +103,7 @@ class Generator:
             cfg_scale=arguments.cfg_scale,
             eos_hold_ratio=arguments.eos_threshold_ratio,
             seed=arguments.seed,
-            cache=arguments.cache,
+            cache=arguments.cache or exact_cache(model_config.attention),
             refresh_interval=arguments.refresh_interval,
             compile=arguments.compile,
         )

@@ -74,7 +74,8 @@ class TrajectoryDataset(Dataset):
             except (OSError, SafetensorError) as error:
                 require(skip_broken, f"{file} is damaged or missing ({error}): delete it and collect again, or train on "
                         "the rest with trajectories.skip_broken_shards=true")  # fmt: skip
-                print(f"left out {file}: damaged or missing", file=sys.stderr)
+                if not held_out:  # once for the two parts of a collection
+                    print(f"left out {file}: damaged or missing", file=sys.stderr)
                 continue
             chosen = [i for i, row in enumerate(rows) if row in truth and (row % HELD_OUT == 0) == held_out]
             self.places += [(len(self.files), i) for i in chosen]

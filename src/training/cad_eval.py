@@ -12,6 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from src.config import require
 from src.data.examples import encode_prompt, end_ids
 from src.decoding import ConfidenceAdaptive, DecodeConfig, decode_stream
+from src.decoding.caches import exact_cache
 from src.settings import CADEvalConfig, FormatConfig
 
 
@@ -74,6 +75,7 @@ class CADEvaluator:
             gen_length=self.form.answer_length,
             block_length=self.config.block_length,
             eos_hold_ratio=self.config.eos_hold_ratio,
+            cache=exact_cache(model.config.attention),
         )
         prompts = [
             torch.tensor(encode_prompt(self.tokenizer, row["question"], self.form.prompt_template)) for row in rows
