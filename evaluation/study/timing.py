@@ -40,7 +40,7 @@ def measure_timing(subjects: dict[Cell, Subject], advance=lambda: None) -> dict[
         if subject.model.config.attention == "block_causal":
             runs[f"{cell.variant} CAD, block cache"] = (subject, cad, subject.decoding(cache="block"))
     found: dict[str, list[tuple[float, int, int]]] = {name: [] for name in runs}
-    for name, run in runs.items():
+    for run in runs.values():
         one_by_one(*run, 0)  # warm-up
     for problem in range(next(iter(subjects.values())).study.timed_problems):
         for name, run in runs.items():

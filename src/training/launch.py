@@ -21,6 +21,8 @@ from src.settings import ExperimentConfig, TrainConfig
 from src.training.processes import LaunchFile, processes_asked, split_step
 
 TRAIN = ["-m", "src.training.train"]
+GROUP = ["-m", "src.training.worker_group"]
+SECONDS_TO_SAVE = "3600"  # torchrun kills its processes 30 seconds after a SIGTERM, which is less than 8B take to save
 
 
 def check_devices(train: TrainConfig, processes: int, gpus: int, cores: int) -> None:
@@ -44,7 +46,7 @@ def check_devices(train: TrainConfig, processes: int, gpus: int, cores: int) -> 
 
 def accelerate_words(file: LaunchFile, processes: int, environment: Mapping[str, str]) -> list[str]:
     """accelerate's launcher with a launch file; which of several machines this is comes from the environment."""
-    words = ["-m", "accelerate.commands.launch", "--config_file", file.path, "--num_processes", str(processes)]
+    words = [*GROUP, "accelerate.commands.launch", "--config_file", file.path, "--num_processes", str(processes)]
     if file.machines > 1:
         missing = [name for name in ("MACHINE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
         require(not missing, f"{file.path} is for {file.machines} machines: set {', '.join(missing)} on each")
@@ -70,6 +72,7 @@ def training_command(config: ExperimentConfig, settings: list[str]) -> tuple[lis
     check_devices(train, processes, gpus, cores)
     file = None if train.launch is None else LaunchFile.read(train.launch)
     environment = {"NUM_PROCESSES": str(processes)}
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
     if file is not None and not file.cpu:
         return [sys.executable, *accelerate_words(file, processes, os.environ), *TRAIN, *settings], environment
     if processes == 1:
@@ -79,7 +82,7 @@ def training_command(config: ExperimentConfig, settings: list[str]) -> tuple[lis
     if file is not None and file.deepspeed is not None:
         environment |= deepspeed_environment(file.deepspeed)
     environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    torchrun = [*GROUP, "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return [sys.executable, *torchrun, *TRAIN, *settings], environment
 
 

@@ -122,8 +122,7 @@ class RunTrainer(Trainer):
         return result
 
     def _ask_to_stop(self, number, frame) -> None:
-        self._stop = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
+        self._stop = True  # one request may come several times: to the process, its group, and from its launcher
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
         """Add the means of the steps since the last log; evaluations go to the run's log as they are."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from src.config import TERMINATED, build, dump
 from src.training.collect_trajectories import collect
@@ -19,6 +20,7 @@ from src.training.consolidate import consolidate
 from src.training.pretrain import PretrainConfig, pretrain
 from src.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 from src.training.train import NOT_TRAINING, build_trainer, parameter_count, train
+from tests.training.test_trainer import trainer
 from tests.training.worlds import LOSSES, cdlm_config, config, steps, write_teacher_and_data
 
 
@@ -127,6 +129,19 @@ def run_killed(forks, target, run, folder, after: list[int]) -> None:
     assert process.exitcode == 0
 
 
+def signalled_twice(folder: Path) -> None:
+    """Train with two SIGTERMs within the first step."""
+
+    class Twice(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = trainer(folder)
+    run.add_callback(Twice())
+    run.train()
+
+
 @pytest.mark.slow
 class TestInterrupted:
     @pytest.fixture(scope="class")
@@ -185,6 +200,14 @@ class TestInterrupted:
         assert checkpoint.endswith(f"checkpoint-{step}") and 5 <= step < 12
         train(run)
         self.same(world, "stopped")
+
+    def test_a_sigterm_that_comes_twice_is_one_request(self, tmp_path, forks):
+        """`timeout` and Slurm signal the launcher and its processes both, and the launcher hands its own on."""
+        process = forks.Process(target=signalled_twice, args=(tmp_path,))
+        process.start()
+        process.join()
+        assert process.exitcode == TERMINATED
+        assert last_checkpoint(tmp_path).endswith("checkpoint-1")
 
     def test_a_checkpoint_becomes_a_released_one(self, world, forks):
         run = config(world, "cut", max_steps=12, save_every=2)
