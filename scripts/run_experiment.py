@@ -17,8 +17,10 @@ sys.path.insert(0, str(ROOT))
 
 from src.config import command_line, exit_with_message, load, require  # noqa: E402
 from src.model.checkpoint import check_folder  # noqa: E402
+from src.model.loading import load_config, load_tokenizer  # noqa: E402
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
 from src.training.launch import run_command, training_command  # noqa: E402
+from src.training.models import check_fit, check_packages  # noqa: E402
 from src.training.resume import check_output  # noqa: E402
 
 
@@ -68,14 +70,20 @@ def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> 
     print(f"== {stage}: done in {time.monotonic() - start:.0f} s", flush=True)
 
 
+def check_experiment(config: ExperimentConfig) -> None:
+    """What can be known to fail is tried before hours of work."""
+    check_folder(config.teacher)
+    check_fit(load_config(config.teacher), load_tokenizer(config.teacher), config.format, config.teacher)
+    check_packages(config)
+    training_command(config, [])
+    check_output(Path(config.output_dir), 0)
+
+
 def run_experiment(path: str, overrides: list[str]) -> None:
     config = load(ExperimentConfig, path, overrides)
     output = Path(config.output_dir)
     settings = [path, *overrides]
-    # What can be known to fail is tried before hours of work.
-    check_folder(config.teacher)
-    training_command(config, settings)
-    check_output(output, 0)
+    check_experiment(config)
     if not check_data(config.data):
         run("data", prepare_command(config))
     if not (output / "student").is_dir():
