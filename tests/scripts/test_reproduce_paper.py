@@ -17,7 +17,7 @@ from tests.evaluation.benchmarks import FILES, SLICES, rows_of
 
 CODE = [{"input": f"Write a function f that returns {i}.", "output": f"def f():\n    return {i}"} for i in range(8)]
 SMALL = "train.max_steps=2 train.batch_size=2 train.accumulation=1 train.bf16=false train.gradient_checkpointing=false"
-SETTINGS = {"GEN_LENGTH": "32", "BLOCK_LENGTH": "16", "THRESHOLD": "0.5", "RECIPE": "lora", "OMP_NUM_THREADS": "1"}
+SETTINGS = {"GEN_LENGTH": "32", "BLOCK_LENGTH": "16", "THRESHOLD": "0.1", "RECIPE": "lora", "OMP_NUM_THREADS": "1"}
 CONFIRM = "--confirm_run_unsafe_code"
 
 
