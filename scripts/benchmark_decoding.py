@@ -3,14 +3,17 @@
     python scripts/benchmark_decoding.py --shape tiny                        # seconds, random weights
     python scripts/benchmark_decoding.py --shape bench --prompts 8 --batch 1 8
     python scripts/benchmark_decoding.py --shape 8b --dtype bfloat16 --modes plain exact exact+compile dual dual+compile
-    python scripts/benchmark_decoding.py --model_path checkpoints/tiny_teacher --data data/tiny/validation.jsonl
+    python scripts/benchmark_decoding.py --model_path checkpoints/tiny_teacher --data data/tiny/test.jsonl \\
+        --gen_length 40 --block_length 20 --modes exact prefix dual --refresh_interval 0 4 2
     python scripts/benchmark_decoding.py --shape bench --attention block_causal --prompt_length 200 --modes exact block
     python scripts/benchmark_decoding.py --shape tiny --prompt_length 32 128 512 --gen_length 64 256 --batch 1 4 16
 
 The plain loop computes logits and probabilities of the full canvas, one prompt at a time, and decodes the tail after EOS.
 Modes are interleaved within each repeat and ratios are taken within repeats, so that a busy machine slows all alike; on a
 CPU the ratio of CPU seconds is printed too, which other work hardly changes. Without the plain loop among the modes, ratios
-are to `exact` at the same batch size.
+are to `exact` at the same batch size. Scored answers (--data) are compared with the same: difference in accuracy with its
+paired bootstrap interval. With --dtype float32 bfloat16 the second is also compared with the first: the share of flipped
+tokens and answers, and the difference in accuracy.
 Writes NAME.json and NAME.png into --output_dir. With random weights the spread of the logits (--logit_std) gives tokens
 of all confidences, and the EOS of each prompt is the token at which its answer has about --answer_length tokens.
 """
@@ -56,7 +59,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--block_length", type=int, default=32)
     parser.add_argument("--dtype", nargs="+", choices=speed.DTYPES, help="default: bfloat16 on a GPU, else float32")
     parser.add_argument("--threshold", type=float, default=0.9, help="of CAD")
-    parser.add_argument("--refresh_interval", type=int, help="of prefix and dual, default: at block starts only")
+    parser.add_argument(
+        "--refresh_interval",
+        nargs="+",
+        type=int,
+        default=[0],
+        help="steps, of prefix and dual; 0: at block starts only",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--answer_length", type=int, help="tokens before EOS with random weights, default half the canvas"
@@ -76,6 +85,10 @@ def check(arguments: argparse.Namespace) -> None:
         require(value >= 1, f"--{name}={value} must be at least 1")
     for name, values in (("batch", arguments.batch), ("prompt_length", arguments.prompt_length)):
         require(min(values) >= 1, f"--{name}={min(values)} must be at least 1")
+    require(
+        min(arguments.refresh_interval) >= 0,
+        f"--refresh_interval={min(arguments.refresh_interval)} must not be negative",
+    )
     for gen_length in arguments.gen_length:
         require(
             gen_length % arguments.block_length == 0,
@@ -106,6 +119,12 @@ def spread(values: list[float]) -> str:
     return f"{quantile(values, 0.5):.2f}x [{min(values):.2f}, {max(values):.2f}]"
 
 
+def points_of(compared: dict) -> str:
+    """Difference in accuracy with its paired interval."""
+    d = compared["accuracy_difference"]
+    return f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}] points"
+
+
 def print_table(records: list[dict], on_cpu: bool) -> None:
     """One line per record, medians over the repeats."""
     head = ("dtype", "P", "G", "mode", "batch", "ms/NFE", "NFE", "tok/s", "p50 s", "p99 s", "MiB", "matmul", "memory")
@@ -120,8 +139,10 @@ def print_table(records: list[dict], on_cpu: bool) -> None:
             line += f"{r['agreement']['tokens']:9.1%}   {spread(r['speedup'])}, per NFE {spread(r['speedup_per_nfe'])}"
             line += f", CPU time {spread(r['cpu_speedup'])}" if on_cpu else ""
         line += f", accuracy {r['accuracy']:.1%}" if "accuracy" in r else ""
+        line += f" ({points_of(r['paired'])})" if "paired" in r else ""
         line += f", host {r['host_share']:.0%}" if r["host_share"] is not None else ""
         line += f", flips {r['flip_rate']:.2%}" if "flip_rate" in r else ""
+        line += f" ({points_of(r['paired_float32'])})" if "paired_float32" in r else ""
         print(line + ("" if r["exact"] else "  (approximate)"))
 
 
@@ -138,14 +159,15 @@ def run(arguments: argparse.Namespace) -> dict:
         total = len(grid) * len(modes) * arguments.repeats * arguments.prompts
         with tqdm(total=total, desc=name, unit="answer") as bar:
             for point in grid:
-                for r, result in measure(model, point, modes, policy, arguments.repeats, device, bar):
+                for m in measure(model, point, modes, policy, arguments.repeats, device, bar):
+                    r = m.record
                     r["dtype"] = name
                     if "flop_per_second" in r:
                         r["share_matmul"] = r["flop_per_second"] / ceiling.matmul
                         r["share_memory"] = r["weight_bytes_per_second"] / ceiling.bandwidth
-                    measured.append((r, result))
+                    measured.append(m)
     flips(measured)
-    records = [r for r, _ in measured]
+    records = [m.record for m in measured]
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     return {"machine": machine(device), "settings": settings, "ceiling": ceilings, "records": records}
 

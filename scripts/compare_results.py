@@ -107,6 +107,12 @@ def interval_of(e: Estimate) -> dict:
     return {"value": e.value, "low": e.low, "high": e.high}
 
 
+def interval_of_accuracy(summary: dict) -> dict:
+    """A folder's accuracy as compared values are given."""
+    low, high = summary["accuracy_95"]
+    return {"value": summary["accuracy"], "low": low, "high": high}
+
+
 def number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
@@ -127,11 +133,10 @@ HEADER = (
 
 def row(name: str, summary: dict, compared: dict | None) -> tuple[str, ...]:
     """One line of the table."""
-    low, high = summary["accuracy_95"]
     truncated = summary["truncated"]
     cells = (
         name,
-        f"{100 * summary['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+        spread(interval_of_accuracy(summary), 100, ".1f"),
         number(summary["tokens_per_forward"], ".2f"),
         number(summary["nfe"], ".1f"),
         number(summary["seconds"], ".3g"),

@@ -18,8 +18,10 @@ sys.path.insert(0, str(ROOT))
 from src.config import command_line, exit_with_message, load, require  # noqa: E402
 from src.data.trajectories import is_complete  # noqa: E402
 from src.model.checkpoint import check_folder  # noqa: E402
+from src.model.loading import load_config, load_tokenizer  # noqa: E402
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
 from src.training.launch import run_command, training_command  # noqa: E402
+from src.training.models import check_fit, check_packages  # noqa: E402
 from src.training.resume import check_output  # noqa: E402
 
 
@@ -74,6 +76,15 @@ def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> 
     print(f"== {stage}: done in {time.monotonic() - start:.0f} s", flush=True)
 
 
+def check_experiment(config: ExperimentConfig) -> None:
+    """What can be known to fail is tried before hours of work."""
+    check_folder(config.teacher)
+    check_fit(load_config(config.teacher), load_tokenizer(config.teacher), config.format, config.teacher)
+    check_packages(config)
+    training_command(config, [])
+    check_output(Path(config.output_dir), 0)
+
+
 def prepare(settings: list[str]) -> ExperimentConfig:
     """The stages before training, those done left out. settings: a YAML file, then overrides."""
     config = load(ExperimentConfig, settings[0], settings[1:])
@@ -94,12 +105,9 @@ def make_student(settings: list[str], label: str = "student") -> ExperimentConfi
 
 def run_experiment(path: str, overrides: list[str]) -> None:
     config = load(ExperimentConfig, path, overrides)
-    # What can be known to fail is tried before hours of work.
-    check_folder(config.teacher)
     students = {name: settings_of(config, [path, *overrides], name) for name in config.also}
     for settings in ([path, *overrides], *students.values()):
-        training_command(load(ExperimentConfig, settings[0], settings[1:]), settings)
-    check_output(Path(config.output_dir), 0)
+        check_experiment(load(ExperimentConfig, settings[0], settings[1:]))
     make_student([path, *overrides])
     for name, settings in students.items():
         make_student(settings, name)

@@ -2,8 +2,9 @@
 #
 # From the environment: MODEL_PATH (checkpoint), TEACHER_PATH (also compare against this one; default: none), OUTPUT_PATH,
 # DATA_DIR (local data; default: the hub), LIMIT (documents; default: all), BATCH_SIZE, DTYPE, NUM_PROCESSES (default: one
-# per GPU), THRESHOLDS (CAD thresholds, several for a sweep), RUNS (of "cad fixed_stop fixed"), PROTOCOL, GEN_LENGTH,
-# BLOCK_LENGTH, TASK. Further arguments go to evaluation_script.py. Run the same command again to resume.
+# per GPU), THRESHOLDS (CAD thresholds, several for a sweep), RUNS (of "cad cad_full fixed_stop fixed"), TEACHER_RUNS
+# (default: RUNS), PROTOCOL, GEN_LENGTH, BLOCK_LENGTH, TASK. Further arguments go to evaluation_script.py. Run the same
+# command again to resume.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 source "$root/scripts/setup_env.sh" evaluation/requirements.txt
@@ -27,9 +28,9 @@ run() { # name, checkpoint, decoder's gen_kwargs
     finished+=("$OUTPUT_PATH/$1")
 }
 
-run_all() { # prefix of the runs' names, checkpoint
+run_all() { # prefix of the runs' names, checkpoint, runs
     local threshold kind cad="use_dynamic=true,min_tokens_per_step=1,max_tokens_per_step=32,eos_threshold_ratio=0.3"
-    for kind in $RUNS; do
+    for kind in $3; do
         case "$kind" in
         cad) for threshold in $THRESHOLDS; do run "${1}cad_$threshold" "$2" "$cad,confidence_threshold=$threshold"; done ;;
         cad_full) for threshold in $THRESHOLDS; do
@@ -44,9 +45,10 @@ run_all() { # prefix of the runs' names, checkpoint
 
 evaluate_and_compare() { # arguments of the script
     arguments=("$@")
-    run_all "" "$MODEL_PATH"
-    [ -z "${TEACHER_PATH:-}" ] || run_all "teacher_" "$TEACHER_PATH"
+    run_all "" "$MODEL_PATH" "$RUNS"
+    [ -z "${TEACHER_PATH:-}" ] || run_all "teacher_" "$TEACHER_PATH" "${TEACHER_RUNS:-$RUNS}"
     "$PYTHON" "$root/evaluation/plot_runs.py" "${finished[@]}" --output_path "$OUTPUT_PATH"
+    [ "${#finished[@]}" -gt 1 ] || return 0 # nothing to compare a single run with
     local reversed=() name # the last baseline is what the others are compared with
     for name in "${finished[@]}"; do reversed=("$name" ${reversed[@]+"${reversed[@]}"}); done
     "$PYTHON" "$root/scripts/compare_results.py" "${reversed[@]}" --output "$OUTPUT_PATH/comparison.json"

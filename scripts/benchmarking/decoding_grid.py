@@ -42,14 +42,12 @@ def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torc
 
 
 def base_config(arguments: argparse.Namespace, model, gen_length: int, eos_ids=()) -> DecodeConfig:
-    """Settings of all modes; a refresh interval means nothing to some and is taken from these again."""
+    """Settings that all modes share."""
     return DecodeConfig(
         mask_id=model.config.mask_token_id,
         eos_ids=tuple(eos_ids),
         gen_length=gen_length,
         block_length=arguments.block_length,
-        cache="dual",
-        refresh_interval=arguments.refresh_interval,
         length_bucket=arguments.length_bucket,
     )
 
@@ -97,10 +95,13 @@ def points(arguments: argparse.Namespace, model, policy) -> list[Point]:
 
 
 def modes_of(arguments: argparse.Namespace) -> list[Mode]:
-    """Every mode at every batch size, the plain loop at 1 only."""
+    """Every mode at every batch size, the plain loop at 1 only; the approximate ones at every refresh interval."""
     found = []
     for name in arguments.modes:
+        kind, _, compiled = name.partition("+")
+        intervals = arguments.refresh_interval if kind in ("prefix", "dual") else [0]
         for batch in sorted(set(arguments.batch)) if name != "plain" else [1]:
-            kind, _, compiled = name.partition("+")
-            found.append(Mode(name, CACHES[kind], bool(compiled), batch))
+            for interval in intervals:
+                label = f"{name}/{interval}" if interval else name
+                found.append(Mode(label, CACHES[kind], bool(compiled), batch, interval or None))
     return found

@@ -1,12 +1,43 @@
 """Timing the modes of benchmark_decoding.py on one grid point, and what their runs amount to."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from evaluation.frontier import resample_weights
 from scripts.benchmarking import decoding_speed as speed
 from scripts.benchmarking.decoding_grid import Point
+from scripts.compare_results import Results, compare
 from src.decoding import DecodeResult
+
+RESAMPLES, SEED = 2000, 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A mode's record, its answers, and which of them are right (N,); None where nothing scores them."""
+
+    record: dict
+    result: DecodeResult
+    right: np.ndarray | None
+
+
+def scored(point: Point, result: DecodeResult) -> np.ndarray | None:
+    if point.score is None:
+        return None
+    rows = zip(result.tokens, result.lengths.tolist(), strict=True)
+    return np.array([float(point.score(i, tokens[:n])) for i, (tokens, n) in enumerate(rows)])
+
+
+def paired(wanted: Measured, found: Measured) -> dict:
+    """Accuracy and NFE of `found` against `wanted` on the same problems, with bootstrap intervals and McNemar's p."""
+    both = [
+        Results("", m.right, {"nfe": m.result.nfe.numpy(force=True).astype(float), "seconds": None})
+        for m in (wanted, found)
+    ]
+    compared = compare(*both, resample_weights(len(wanted.right), RESAMPLES, SEED))
+    return {name: value for name, value in compared.items() if name != "faster"}
 
 
 def warm_up(model, point: Point, mode: speed.Mode, policy, device) -> None:
@@ -19,8 +50,8 @@ def warm_up(model, point: Point, mode: speed.Mode, policy, device) -> None:
         speed.run_once(model, point.prompts, policy, config, mode.batch, lambda n: None)
 
 
-def measure(model, point: Point, modes, policy, repeats: int, device, bar) -> list[tuple[dict, DecodeResult]]:
-    """All modes on one grid point, interleaved; a record and the answers of each mode."""
+def measure(model, point: Point, modes, policy, repeats: int, device, bar) -> list[Measured]:
+    """All modes on one grid point, interleaved."""
     runs: dict[speed.Mode, list[speed.Run]] = {mode: [] for mode in modes}
     counts, peaks = {}, {}
     for mode in modes:
@@ -38,10 +69,23 @@ def measure(model, point: Point, modes, policy, repeats: int, device, bar) -> li
                     runs[mode].append(speed.run_once(*arguments))
             peaks[mode] = max(peaks.get(mode, 0), speed.peak_memory(device) or 0) or None
     for mode in modes:  # a compiled mode does the arithmetic of its eager twin
-        twin = next((m for m in modes if (m.cache, m.batch, m.compile) == (mode.cache, mode.batch, False)), None)
-        counts[mode] = counts.get(twin)
-    found = [record(model, point, mode, runs, counts[mode], peaks[mode], policy) for mode in modes]
-    return [(record, runs[mode][0].result) for record, mode in zip(found, modes, strict=True)]
+        counts[mode] = counts.get(replace(mode, name=mode.name.replace("+compile", ""), compile=False))
+    records = {mode: record(model, point, mode, runs, counts[mode], peaks[mode], policy) for mode in modes}
+    measured = {
+        mode: Measured(r, runs[mode][0].result, scored(point, runs[mode][0].result)) for mode, r in records.items()
+    }
+    for mode, mine in measured.items():
+        if mine.right is not None:
+            mine.record["accuracy"] = mine.right.mean()
+            if (reference := reference_of(mode, modes)) is not None:
+                mine.record["paired"] = paired(measured[reference], mine)
+    return list(measured.values())
+
+
+def reference_of(mode: speed.Mode, modes) -> speed.Mode | None:
+    """What a mode is compared with: the plain loop, else `exact` at the same batch size, where one of them was run."""
+    exact = speed.Mode("exact", "none", False, mode.batch)
+    return next((m for m in modes if m.cache == "plain"), exact if exact in modes else None)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -53,9 +97,9 @@ def record(model, point: Point, mode, runs, counter, peak, policy) -> dict:
     mine, result = runs[mode], runs[mode][0].result
     seconds = [run.seconds for run in mine]
     middle = quantile(seconds, 0.5)
-    plain = next((runs[other] for other in runs if other.cache == "plain"), None)
-    plain = plain or runs.get(speed.Mode("exact", "none", False, mode.batch))
-    found = {"mode": mode.name, "batch": mode.batch, "exact": mode.cache in ("none", "plain", "block"), **point.labels}
+    plain = runs.get(reference_of(mode, runs))
+    exact = mode.cache in ("none", "plain", "block") or mode.refresh_interval == 1
+    found = {"mode": mode.name, "batch": mode.batch, "exact": exact, **point.labels}
     nfe, tokens = result.nfe.sum().item(), result.lengths.sum().item()
     found |= {"seconds": seconds, "cpu_seconds": [run.cpu_seconds for run in mine]}
     found |= {"nfe": nfe / len(point.prompts), "tokens_before_eos": tokens / len(point.prompts)}
@@ -73,9 +117,6 @@ def record(model, point: Point, mode, runs, counter, peak, policy) -> dict:
         found["cpu_speedup"] = [a.cpu_seconds / b.cpu_seconds for a, b in zip(plain, mine, strict=True)]
         of_plain = [run.seconds / run.result.nfe.sum().item() for run in plain]
         found["speedup_per_nfe"] = [a / (b.seconds / nfe) for a, b in zip(of_plain, mine, strict=True)]
-    if point.score is not None:
-        rows = enumerate(zip(result.tokens, result.lengths.tolist(), strict=True))
-        found["accuracy"] = sum(point.score(i, row[:n]) for i, (row, n) in rows) / len(point.prompts)
     return found
 
 
@@ -84,11 +125,14 @@ def body_bytes(model) -> int:
     return sum(p.nbytes for p in model.parameters()) - model.get_input_embeddings().weight.nbytes
 
 
-def flips(measured: list[tuple[dict, DecodeResult]]) -> None:
-    """Beside each reduced-precision record: the share of tokens that differ from the same mode in float32."""
+def flips(measured: list[Measured]) -> None:
+    """Beside each reduced-precision record what differs from the same mode in float32: tokens, answers, accuracy."""
     key = ("mode", "batch", "prompt_length", "gen_length")
-    exact = {tuple(r[k] for k in key): result for r, result in measured if r["dtype"] == "float32"}
-    for r, result in measured:
-        wide = exact.get(tuple(r[k] for k in key))
-        if r["dtype"] != "float32" and wide is not None:
-            r["flip_rate"] = 1 - speed.agreement(result, wide)["tokens"]
+    wide = {tuple(m.record[k] for k in key): m for m in measured if m.record["dtype"] == "float32"}
+    for m in measured:
+        exact = wide.get(tuple(m.record[k] for k in key))
+        if m.record["dtype"] != "float32" and exact is not None:
+            same = speed.agreement(m.result, exact.result)
+            m.record.update(flip_rate=1 - same["tokens"], flipped_answers=1 - same["answers"])
+            if m.right is not None:
+                m.record["paired_float32"] = paired(exact, m)

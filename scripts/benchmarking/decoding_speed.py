@@ -25,12 +25,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to decode: its name, settings of the engine and rows at a time."""
+    """A way to decode: its name, settings of the engine and rows at a time.
+
+    refresh_interval: of the approximate caches, None refreshes at the start of a block only.
+    """
 
     name: str
     cache: str
     compile: bool
     batch: int
+    refresh_interval: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,11 +148,9 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def config_of(mode: Mode, base: DecodeConfig) -> DecodeConfig:
-    """The plain loop decodes the tail after EOS, as published; only the approximate caches refresh."""
-    interval = base.refresh_interval if mode.cache in ("prefix", "dual") else None
-    return replace(
-        base, cache=mode.cache, compile=mode.compile, stop_at_eos=mode.cache != "plain", refresh_interval=interval
-    )
+    """The plain loop decodes the tail after EOS, as published."""
+    kept = {"cache": mode.cache, "compile": mode.compile, "refresh_interval": mode.refresh_interval}
+    return replace(base, stop_at_eos=mode.cache != "plain", **kept)
 
 
 @dataclass(frozen=True)

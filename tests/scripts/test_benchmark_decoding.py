@@ -4,12 +4,16 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts import benchmark_decoding
 from scripts.benchmarking import decoding_speed
+from scripts.benchmarking.decoding_record import Measured, flips
+from src.data.rows import write_jsonl
+from src.data.tiny_task import make_row
 from src.decoding import ConfidenceAdaptive, DecodeConfig, decode
 from tests.conftest import ROOT, random_model
 
@@ -62,6 +66,40 @@ def test_a_run_writes_what_it_measured(monkeypatch, tmp_path, capsys):
     assert "(approximate)" in capsys.readouterr().out
 
 
+def test_answers_are_scored_and_paired(monkeypatch, tmp_path):
+    write_jsonl(tmp_path / "questions.jsonl", [make_row("test", i, seed=0) for i in range(6)])
+    few = "--prompts 6 --batch 6 --repeats 1 --gen_length 40 --block_length 20 --threshold 0.6"
+    modes = "--modes exact dual --refresh_interval 0 1 --dtype float32 bfloat16"
+    model = f"--model_path {ROOT}/checkpoints/tiny_teacher --data {tmp_path}/questions.jsonl"
+    command(monkeypatch, f"{model} {few} {modes} --output_dir {tmp_path}")
+    benchmark_decoding.main()
+    records = {(r["dtype"], r["mode"]): r for r in json.loads((tmp_path / "decoding.json").read_text())["records"]}
+    assert {mode for _, mode in records} == {"exact", "dual", "dual/1"}
+    every = records["float32", "dual/1"]  # refreshed at every step there is nothing approximate left
+    assert every["exact"] and every["agreement"]["tokens"] == 1.0 and not records["float32", "dual"]["exact"]
+    for (dtype, _), r in records.items():
+        difference = r["paired"]["accuracy_difference"]
+        assert difference["low"] <= difference["value"] <= difference["high"]
+        assert difference["value"] == pytest.approx(r["accuracy"] - records[dtype, "exact"]["accuracy"])
+        assert r["paired"]["fewer_nfe"]["value"] == pytest.approx(records[dtype, "exact"]["nfe"] / r["nfe"])
+        assert ("paired_float32" in r) == ("flipped_answers" in r) == (dtype == "bfloat16")
+
+
+def test_flips_count_what_differs_from_float32():
+    model = random_model()
+    config = DecodeConfig(mask_id=59, gen_length=16, block_length=8, stop_at_eos=False)
+    result = decode(model, [torch.tensor([1]), torch.tensor([2])], ConfidenceAdaptive(threshold=0.5), config)
+    other = result.tokens.clone()
+    other[1, 3] = 58
+    labels = {"mode": "exact", "batch": 1, "prompt_length": 1, "gen_length": 16}
+    wide = Measured(labels | {"dtype": "float32"}, result, np.array([1.0, 1.0]))
+    low = Measured(labels | {"dtype": "bfloat16"}, replace(result, tokens=other), np.array([1.0, 0.0]))
+    flips([wide, low])
+    assert low.record["flip_rate"] == pytest.approx(1 / 32) and low.record["flipped_answers"] == 0.5
+    assert low.record["paired_float32"]["accuracy_difference"]["value"] == -0.5
+    assert "flip_rate" not in wide.record
+
+
 def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
     few = "--prompts 1 --batch 1 --repeats 1 --attention block_causal --block_grid absolute --modes exact block"
     command(monkeypatch, f"{SMALL} {few} --output_dir {tmp_path}")
@@ -77,6 +115,7 @@ def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
         ("--shape tiny --gen_length 30", "gen_length=30 is not a multiple"),
         ("--shape tiny --batch 0", "--batch=0"),
         ("--shape tiny --repeats 0", "--repeats=0"),
+        ("--shape tiny --refresh_interval 0 -1", "refresh_interval=-1"),
         ("--shape tiny --threshold 2", "threshold=2"),
         ("--shape tiny --data x.jsonl", "--data needs --model_path"),
         ("--model_path nowhere", "--model_path needs --data"),
