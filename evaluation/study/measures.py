@@ -36,7 +36,7 @@ def run(subject: Subject, decoder: Decoder, count: int, **changes) -> dict:
 
 def measure_frontier(subject: Subject, cell: Cell) -> dict:
     study = subject.study
-    return {"decoders": {d.name: run(subject, d, study.problems) for d in decoders(study, cell)}}
+    return {"decoders": {d.name: run(subject, d, study.problems_of(cell.variant)) for d in decoders(study, cell)}}
 
 
 def measure_transfer(subject: Subject) -> dict:
@@ -62,7 +62,7 @@ class Measure:
 
 DECODING = ("gen_length", "block_length", "seed", "problems")
 MEASURES = {
-    "frontier": Measure(lambda s, c, t: measure_frontier(s, c), ("thresholds", "fixed_steps")),
+    "frontier": Measure(lambda s, c, t: measure_frontier(s, c), ("thresholds", "fixed_steps", "exploratory_problems")),
     "calibration": Measure(lambda s, c, t: measure_calibration(s), ("thresholds", "subset")),
     "forgetting": Measure(lambda s, c, t: measure_forgetting(s), ("subset", "held_out", "nll_samples")),
     "transfer": Measure(

@@ -37,7 +37,7 @@ class StudyConfig:
 
     variants: by name, the settings in which each differs; {output_dir} and {seed} stand for the study's own. A variant
     in `main` is trained with every seed, the others with the first alone; the untrained teacher is always measured.
-    problems: of the test split. subset: problems for calibration, states and samples; held_out: answers for the NLL,
+    problems: of the test split; exploratory_problems: of variants outside `main`, the first so many, null = all. subset: problems for calibration, states and samples; held_out: answers for the NLL,
     each in nll_samples states; transfer: problems with block lengths and a length of canvas not trained with.
     one_token: one token per step, measured of the teacher alone. margin, budget: see Contrast and frontier.py.
     processes: cells at a time, one thread each. report: the page written; its plots and JSON go beside it.
@@ -51,6 +51,7 @@ class StudyConfig:
     main: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (1, 2, 3)
     problems: int = 1000
+    exploratory_problems: int | None = None
     subset: int = 100
     held_out: int = 200
     nll_samples: int = 8
@@ -84,8 +85,9 @@ class StudyConfig:
             require(vars(self)[name] > 0, f"{name}={vars(self)[name]} must be positive")
         for name in ("batch_size", "resamples", "processes"):
             require(vars(self)[name] > 0, f"{name}={vars(self)[name]} must be positive")
+        fewest = min(self.problems, self.exploratory_problems or self.problems)
         most = max(self.subset, self.held_out, self.transfer_problems, self.timed_problems)
-        require(most <= self.problems, f"problems={self.problems} must be at least every subset of them, {most}")
+        require(most <= fewest, f"problems={fewest} must be at least every subset of them, {most}")
         require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
         for tau in self.thresholds:
             require(0 < tau <= 1, f"thresholds={list(self.thresholds)}: {tau} is not a probability")
@@ -95,6 +97,11 @@ class StudyConfig:
         named = {*self.main, *self.labels, *(c.a for c in self.contrasts), *(c.b for c in self.contrasts)}
         named |= {needed for settings in self.variants.values() for needed in NEEDED.findall(" ".join(settings))}
         require(named <= known, f"no variant is called {', '.join(sorted(named - known))}: see `variants`")
+
+    def problems_of(self, variant: str) -> int:
+        """How many problems a variant's decoders are measured on."""
+        exploratory = self.exploratory_problems is not None and variant not in (TEACHER, *self.main)
+        return self.exploratory_problems if exploratory else self.problems
 
     def label(self, variant: str) -> str:
         return self.labels.get(variant, variant)

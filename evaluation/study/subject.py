@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from evaluation.study.settings import StudyConfig, decoding_of
 from src.data.examples import encode_prompt, end_ids
 from src.decoding import DecodeConfig, DecodeResult, decode_stream
+from src.decoding.caches import exact_cache
 from src.decoding.policies import Policy
 from src.model import DiffusionLM
 from src.model.loading import load_for_inference
@@ -37,6 +38,8 @@ class Subject:
         return self.model.config.mask_token_id
 
     def decoding(self, **changes) -> DecodeConfig:
+        """The study's decoding, with the fastest cache that changes no token."""
+        changes = {"cache": exact_cache(self.model.config.attention)} | changes
         return decoding_of(self.study, self.mask_id, end_ids(self.tokenizer), **changes)
 
     def decode(self, count: int, policy: Policy, **changes) -> DecodeResult:

@@ -30,12 +30,12 @@ def measure_timing(subjects: dict[Cell, Subject], advance=lambda: None) -> dict[
     for cell, subject in subjects.items():
         study = subject.study
         cad = ConfidenceAdaptive(threshold=study.headline)
-        runs[f"{cell.variant} CAD"] = (subject, cad, subject.decoding())
+        runs[f"{cell.variant} CAD"] = (subject, cad, subject.decoding(cache="none"))
         if cell.seed is None:
             runs[f"{cell.variant} one token per step"] = (
                 subject,
                 FixedSteps(steps=study.gen_length),
-                subject.decoding(),
+                subject.decoding(cache="none"),
             )
         if subject.model.config.attention == "block_causal":
             runs[f"{cell.variant} CAD, block cache"] = (subject, cad, subject.decoding(cache="block"))
