@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from evaluation.study.compare import differences  # noqa: E402
 from evaluation.study.measures import MEASURES, measure_cell, missing  # noqa: E402
+from evaluation.study.page import write_page  # noqa: E402
 from evaluation.study.settings import (  # noqa: E402
     Cell,
     StudyConfig,
@@ -135,7 +136,8 @@ def main():
         return sys.exit(0 if rerun(study, arguments.cell) else 1)
     failed = {} if arguments.report else run_study(study, words)
     for cell, why in failed.items():
-        print(f"{cell.name} failed: {why}", file=sys.stderr)
+        print(f"{cell.name} failed: {why}", file=sys.stderr, flush=True)
+    print(f"wrote {write_page(study, arguments.config)}")
     require(not failed, f"{len(failed)} cells failed; mend what they name and run the same command again")
 
 

@@ -73,3 +73,13 @@ def aup(points: Sequence[tuple[float, float]], y_max: float | None = None) -> Au
     for (rho_before, before), (rho, after) in itertools.pairwise(weighted):
         area += (rho - rho_before) / 2 * (after + before)
     return Aup(area, top, len(kept))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in their order: the k-th smallest of m times m - k + 1 (Holm 1979)."""
+    m, largest = len(p_values), 0.0
+    corrected = [0.0] * m
+    for k, i in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (m - k) * p_values[i]))
+        corrected[i] = largest
+    return corrected

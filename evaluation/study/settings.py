@@ -30,6 +30,10 @@ class Contrast:
     measure: MEASURES
     main: bool = False
 
+    @property
+    def key(self) -> str:
+        return f"{self.a}/{self.b}/{self.measure}"
+
 
 @dataclass(frozen=True)
 class StudyConfig:
@@ -37,10 +41,13 @@ class StudyConfig:
 
     variants: by name, the settings in which each differs; {output_dir} and {seed} stand for the study's own. A variant
     in `main` is trained with every seed, the others with the first alone; the untrained teacher is always measured.
-    problems: of the test split; exploratory_problems: of variants outside `main`, the first so many, null = all. subset: problems for calibration, states and samples; held_out: answers for the NLL,
-    each in nll_samples states; transfer: problems with block lengths and a length of canvas not trained with.
-    one_token: one token per step, measured of the teacher alone. margin, budget: see Contrast and frontier.py.
+    problems: of the test split; exploratory_problems: of variants outside `main`, the first so many, null = all.
+    subset: problems for calibration, states and samples; held_out: answers for the NLL, each in nll_samples states;
+    transfer: problems with block lengths and a length of canvas not trained with. margin: accuracy may fall this far
+    under the teacher's at one token per step and count as equal. budget: forward passes of accuracy_at_nfe.
     processes: cells at a time, one thread each. report: the page written; its plots and JSON go beside it.
+    labels: what a variant is called in print. page: questions of the page's first part, and the contrasts, as
+    a/b/measure, that answer each.
     """
 
     experiment: str
@@ -72,6 +79,7 @@ class StudyConfig:
     processes: int = 1
     report: str = "docs/results.md"
     labels: dict[str, str] = field(default_factory=dict)
+    page: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self):
         require(bool(self.variants) and bool(self.seeds), "variants and seeds must not be empty")
@@ -97,6 +105,11 @@ class StudyConfig:
         named = {*self.main, *self.labels, *(c.a for c in self.contrasts), *(c.b for c in self.contrasts)}
         named |= {needed for settings in self.variants.values() for needed in NEEDED.findall(" ".join(settings))}
         require(named <= known, f"no variant is called {', '.join(sorted(named - known))}: see `variants`")
+
+        planned = {contrast.key for contrast in self.contrasts}
+        for question, keys in self.page.items():
+            for key in keys:
+                require(key in planned, f"page.{question}: {key} is not a planned contrast a/b/measure")
 
     def problems_of(self, variant: str) -> int:
         """How many problems a variant's decoders are measured on."""

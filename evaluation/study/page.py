@@ -1,0 +1,173 @@
+"""The results page: docs/results.md with its plots, and the JSON of every cell beside it."""
+
+import gzip
+import json
+from pathlib import Path
+
+from evaluation.study import tables
+from evaluation.study.analysis import analyse
+from evaluation.study.plots import plot_equal, plot_frontier, plot_reliability
+from evaluation.study.results import Results
+from evaluation.study.sentences import claims, page_sentences
+from evaluation.study.settings import TEACHER, Cell, StudyConfig
+from evaluation.study.store import write_json
+from src.config import require
+
+MOST_BYTES = 2_000_000  # of raw results that go beside the page; larger ones stay in output_dir
+
+
+def first_page(study: StudyConfig, analysis: dict, config: str, plots: str) -> list[str]:
+    target = 100 * analysis["target"]["value"]
+    lines = [
+        "# Which part does the work",
+        "",
+        f"Written by `python scripts/study.py {config}`: {study.problems} held-out problems of the embedded task, "
+        f"students of the same number of steps, seeds {', '.join(map(str, study.seeds))} for the main variants. The "
+        "comparisons were planned in that file before the runs.",
+        "",
+    ]
+    if analysis["missing"]:
+        lines += [
+            f"**Incomplete:** {len(analysis['missing'])} cells are not there: {', '.join(analysis['missing'])}.",
+            "",
+        ]
+    lines += [f"{i}. {line}" for i, line in enumerate(page_sentences(study, analysis, config), start=1)]
+    return [
+        *lines,
+        "",
+        f"![accuracy against forward passes]({plots}/frontier.png)",
+        "",
+        f"![each variant at equal accuracy and at equal cost]({plots}/equal.png)",
+        "",
+        f"![calibration and forgetting]({plots}/reliability.png)",
+        "",
+        f"Equal accuracy is {target:.1f} %, the teacher's at one token per step less {100 * study.margin:g} point(s). Brackets "
+        "are 95 % intervals. Each command reruns one cell and says whether its numbers are those stored; put another "
+        "variant or seed in its place for any other row.",
+    ]
+
+
+def published(study: StudyConfig, analysis: dict) -> list[str]:
+    """What the papers say and what is seen here."""
+    rows = claims(study, analysis)
+    if not rows:
+        return []
+    return [
+        "",
+        "## The published claims here",
+        "",
+        "| claim | here | evidence |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "`holds` and `does not hold` need the whole interval on one side; `is not seen` means that this study cannot tell "
+        "the two apart. None of it decides what 8B weights do. That is decided by `bash scripts/reproduce_paper.sh` with "
+        "TEACHER_MODEL_PATH set, which distils and evaluates the four benchmarks beside their paired baselines.",
+    ]
+
+
+def all_tables(results: Results, analysis: dict) -> list[str]:
+    study = results.study
+    sections = [
+        ("Planned contrasts, main", tables.contrast_table(study, analysis, main=True)),
+        ("Planned contrasts, exploratory", tables.contrast_table(study, analysis, main=False)),
+        ("Variants", tables.variant_table(study, analysis)),
+        ("Calibration", tables.calibration_table(study, analysis)),
+        ("What is forgotten, and the teacher's path", tables.memory_table(study, analysis)),
+        ("Other blocks and canvases", tables.transfer_table(study, analysis)),
+    ]
+    timing = Path(study.output_dir) / "timing.json"
+    if timing.is_file():
+        sections.append(("Wall-clock", tables.timing_table(study, json.loads(timing.read_text()))))
+    sections.append(("Every cell", tables.cell_table(results)))
+    return [line for title, lines in sections for line in ("", f"## {title}", "", *lines)]
+
+
+def method(results: Results) -> list[str]:
+    """How it was measured, and what stands against believing it."""
+    study, record = results.study, results.measures[Cell(TEACHER)]["frontier"]["provenance"]
+    own = len(study.main)
+    return [
+        "",
+        "## How it was measured",
+        "",
+        "- Every cell runs the same trainer, decode loop and problems; NFE and tokens count up to the first EOS.",
+        "- *NFE at equal accuracy*: of CAD, interpolated between thresholds. *Accuracy at a budget*: the best that the "
+        f"measured decoders, or a mix of two, reach with {study.budget:g} forward passes on average.",
+        "- *Wrong* tokens: the task has many right wordings, so a committed token counts as wrong if the same model, shown "
+        "the finished answer with only that position masked, proposes another. It measures agreement with oneself, not "
+        f"arithmetic. {study.subset} problems; a block-causal model does not see later blocks when it looks again.",
+        f"- *NLL*: masked-denoising loss of the data's answers, all eight wordings, on {study.held_out} held-out problems "
+        f"with {study.nll_samples} states each, the same for every model; EOS left out. *Wordings*: one sample per problem "
+        f"at temperature 1, one token per step, {study.subset} problems.",
+        "- *Teacher's path*: the states after each step of CAD at the headline threshold, against the teacher at one token "
+        "per step: with the tokens it ends up with, or visited by it as they are.",
+        f"- Intervals: {study.resamples} bootstrap resamples, seeds first, then problems, differences paired; p-values are "
+        f"two-sided from the same resamples, so none is below {2 / (study.resamples + 1):.1g}; Holm over the main "
+        "contrasts. A contrast uses the seeds and problems that both sides have. McNemar is exact, per seed, with CAD at "
+        f"the headline threshold {study.headline:g}. Accuracies in the table of cells: Wilson.",
+        f"- Made on {record['device']}, {record['threads']} thread(s), torch {record['versions']['torch']}. Wall-clock was "
+        "taken at the end in one process, all variants in turn on the same problems at batch 1.",
+        "",
+        "## Threats to validity",
+        "",
+        "- **Size.** A teacher of a million parameters and students trained for minutes: what costs most at 8B (memory, "
+        "learning rate, length of training) is not seen here.",
+        "- **Task.** Synthetic arithmetic with eight wordings per step, drawn at random. It was made so that parallel "
+        "commitment is hard for the reason it is hard in language, many right answers, and it has no other difficulty.",
+        f"- **Seeds.** {len(study.seeds)} for {own} variants, one for the rest. Resampling so few seeds makes intervals too "
+        "narrow; the differences by seed stand in the table. A single seed's interval covers the problems alone.",
+        f"- **Settings.** One learning rate, length of training and threshold for all variants, those of {study.experiment} "
+        "and of the study's file; each variant's own best may lie elsewhere.",
+        "- **CDLM.** Its losses need recorded paths, of as many questions as `trajectories.rows` says, where DSCD has the "
+        "answers to all; and with blocks as long as those of every other decoder here, a canvas has few blocks for its "
+        "consistency loss to act on.",
+        "- **Interpolation.** NFE at equal accuracy depends on the few thresholds measured; `not reached` means at none of "
+        "them.",
+        "",
+    ]
+
+
+def summaries(results: Results) -> dict:
+    """Every cell's records without the arrays over problems."""
+
+    def lean(tree):
+        if isinstance(tree, dict):
+            return {key: lean(value) for key, value in tree.items() if key != "problems" or not isinstance(value, dict)}
+        return tree
+
+    return {cell.name: lean(measures) for cell, measures in results.measures.items()}
+
+
+def write_raw(results: Results, folder: Path) -> None:
+    """All records with their arrays, compressed, beside the page if small enough, else in output_dir."""
+    raw = {cell.name: measures for cell, measures in results.measures.items()}
+    packed = gzip.compress(json.dumps(raw).encode(), mtime=0)
+    name = "cells.json.gz"
+    (folder / name).unlink(missing_ok=True)
+    (folder if len(packed) <= MOST_BYTES else Path(results.study.output_dir)).joinpath(name).write_bytes(packed)
+
+
+def write_page(study: StudyConfig, config: str) -> Path:
+    """Write the page from what is stored. config: the study's YAML, for the commands. Raises ValueError without a teacher."""
+    results = Results.read(study)
+    require(Cell(TEACHER) in results.measures, "the teacher, which everything is compared with, is not measured yet")
+    analysis = analyse(results)
+    page = Path(study.report)
+    folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_frontier(results, analysis, folder / "frontier.png")
+    plot_equal(results, analysis, folder / "equal.png")
+    plot_reliability(results, analysis, folder / "reliability.png")
+    write_json(folder / "results.json", {"analysis": keyed(analysis), "cells": summaries(results)})
+    write_raw(results, folder)
+    lines = first_page(study, analysis, config, folder.name) + published(study, analysis)
+    page.write_text("\n".join(lines + all_tables(results, analysis) + method(results)))
+    return page
+
+
+def keyed(tree):
+    """The same tree with text for keys, as JSON wants them."""
+    if isinstance(tree, dict):
+        return {str(key): keyed(value) for key, value in tree.items()}
+    return [keyed(value) for value in tree] if isinstance(tree, (list, tuple)) else tree
