@@ -137,7 +137,9 @@ def spread(values: list[float]) -> str:
 
 
 def points_of(compared: dict) -> str:
-    """Difference in accuracy with its paired interval."""
+    """Difference in accuracy with its paired interval, which would have no width where no verdict differs."""
+    if compared["only_reference_right"] + compared["only_other_right"] == 0:
+        return "no verdict differs"
     d = compared["accuracy_difference"]
     return f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}] points"
 
