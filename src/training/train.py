@@ -143,6 +143,10 @@ def build_trainer(config: ExperimentConfig, output: Path) -> DSCDTrainer:
     check_packages(config)
     tokenizer = load_tokenizer(config.teacher)
     check_fit(load_config(config.teacher), tokenizer, config.format, config.teacher)
+    if config.lora is not None:
+        from src.training.lora import check_targets  # needs peft, which nothing else does
+
+        check_targets(load_config(config.teacher), config.lora.targets)
     data = load_split(config, "train", tokenizer)
     held_out = load_split(config, "validation", tokenizer, config.train.eval_rows)
     evaluator = cad_evaluator(config, tokenizer)
