@@ -70,6 +70,10 @@ def main():
         not (final / "manifest.json").exists(),
         f"{final} already holds a prepared data set: delete it or choose another",
     )
+    require(
+        not final.exists() or not any(final.iterdir()),
+        f"{final} holds files but no manifest.json: it is no prepared data set; choose another folder",
+    )
     require(arguments.max_samples is None or arguments.max_samples > 0, "--max_samples must be positive")
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -99,9 +103,7 @@ def main():
             names = ("teacher", "threshold", "temperature", "gen_length", "block_length", "keep")
             manifest["own_answers"] = {name: vars(arguments)[name] for name in names} | {"questions": asked}
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        final.mkdir(parents=True, exist_ok=True)
-        final.rmdir()  # fails on a folder that holds something else, which must not be overwritten
-        partial.rename(final)
+        partial.rename(final)  # fails on a folder that has been filled since, which must not be overwritten
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{final}: " + ", ".join(f"{count} {split}" for split, count in manifest["counts"].items()))

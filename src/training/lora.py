@@ -5,7 +5,8 @@ import re
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from src.model import DiffusionLM
+from src.model import DiffusionConfig, DiffusionLM
+from src.model.loading import model_of
 from src.settings import LoRAConfig
 
 # Logits after the merge may differ from those before by this share of their norm: rounding of the merged weights.
@@ -28,6 +29,12 @@ def target_names(model: DiffusionLM, patterns: tuple[str, ...]) -> list[str]:
             known = ", ".join(dict.fromkeys(linear.values()))
             raise ValueError(f"lora.targets: {pattern!r} matches no matrix inside the blocks; there are {known}")
     return [name for name, short in linear.items() if any(re.fullmatch(pattern, short) for pattern in patterns)]
+
+
+def check_targets(config: DiffusionConfig, patterns: tuple[str, ...]) -> None:
+    """target_names' error before the weights are read."""
+    with torch.device("meta"):
+        target_names(model_of(config), patterns)
 
 
 def add_adapters(model: DiffusionLM, config: LoRAConfig) -> PeftModel:

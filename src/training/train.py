@@ -142,7 +142,11 @@ def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
     tokenizer = load_tokenizer(config.teacher)
     for folder in dict.fromkeys((config.teacher, config.init_from or config.teacher)):
         check_fit(load_config(folder), tokenizer, config.format, folder)
-    student_config(config)
+    start = student_config(config)
+    if config.lora is not None:
+        from src.training.lora import check_targets  # needs peft, which nothing else does
+
+        check_targets(start, config.lora.targets)
     data = answer_data(config, tokenizer) if config.cdlm is None else trajectory_data(config, tokenizer)
     common = {
         "cad_eval": cad_evaluator(config, tokenizer),
