@@ -9,6 +9,7 @@ again to resume from the last checkpoint; after SIGTERM a checkpoint is saved an
 
 import math
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -46,6 +47,14 @@ from src.training.student_trainer import StudentTrainer
 NOT_TRAINING = ("output_dir", "evaluate", "also")  # settings that a resumed run may change
 
 
+def checkpointing() -> dict:
+    """transformers' words for recomputed activations; from 5.24 on it warns of the old ones."""
+    names = {field.name for field in fields(TrainingArguments)}
+    word = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    # The reentrant kind needs inputs with a gradient, which frozen embeddings do not give.
+    return {word: True, f"{word}_kwargs": {"use_reentrant": False}}
+
+
 def training_arguments(
     config: TrainConfig, examples: int, checkpoints: Path, *, cad_eval: bool = False
 ) -> TrainingArguments:
@@ -78,9 +87,7 @@ def training_arguments(
         optim="adamw_bnb_8bit" if config.optimizer == "adamw_8bit" else "adamw_torch_fused",
         logging_steps=config.log_every,
         bf16=config.bf16,
-        gradient_checkpointing=config.gradient_checkpointing,
-        # The reentrant kind needs inputs with a gradient, which frozen embeddings do not give.
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        **(checkpointing() if config.gradient_checkpointing else {}),
         seed=config.seed,
         remove_unused_columns=False,
         label_names=[],

@@ -118,6 +118,7 @@ class RunTrainer(Trainer):
                     "run the same command again to resume",
                     file=sys.stderr,
                 )
+            self.accelerator.wait_for_everyone()  # the first process to end may take down one that still saves
             sys.exit(TERMINATED)
         return result
 
