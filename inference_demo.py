@@ -103,7 +103,10 @@ def main():
     console = Console(highlight=False)
     question = arguments.prompt
     if question is None:
-        question = console.input(f"question (Enter for: {EXAMPLE})\n> ").strip() or EXAMPLE
+        try:
+            question = console.input(f"question (Enter for: {EXAMPLE})\n> ").strip() or EXAMPLE
+        except EOFError:
+            raise ValueError("no question was given: pass --prompt") from None
     results = [run(*one, question, console) for one in runs]
     if arguments.trace is not None:
         names = [(str(a.model_path), describe(policy_of(a))) for a, _ in runs]

@@ -85,6 +85,7 @@ def read_problems(data: Path, limit: int | None, allow_test: bool) -> tuple[Path
     rows = read_jsonl(file)[:limit]
     require(bool(rows), f"{file} holds no problems")
     for number, row in enumerate(rows, start=1):
-        text = "question" in row and isinstance(row["question"], str)
-        require(text, f"{file} row {number} has no text in column 'question'")
+        for column in ("question", "answer"):
+            text = column in row and isinstance(row[column], str)
+            require(text, f"{file} row {number} has no text in column {column!r}")
     return file, rows

@@ -80,9 +80,26 @@ def parse() -> argparse.Namespace:
 
 def check(arguments: argparse.Namespace) -> None:
     """All that can be known to be wrong before a model is made."""
-    positive = {name: getattr(arguments, name) for name in ("prompts", "repeats")}
-    for name, value in positive.items():
-        require(value >= 1, f"--{name}={value} must be at least 1")
+    counts = (
+        "prompts",
+        "repeats",
+        "block_length",
+        "answer_length",
+        "d_model",
+        "n_heads",
+        "n_layers",
+        "mlp_hidden_size",
+    )
+    for name in counts:
+        value = vars(arguments)[name]
+        require(value is None or value >= 1, f"--{name}={value} must be at least 1")
+    for name in ("logit_std", "init_gain"):
+        require(vars(arguments)[name] > 0, f"--{name}={vars(arguments)[name]} must be above 0")
+    vocabulary = arguments.vocab_size
+    require(
+        vocabulary is None or vocabulary >= speed.LEAST_VOCABULARY,
+        f"--vocab_size={vocabulary} must be at least {speed.LEAST_VOCABULARY}: special tokens take the last 383",
+    )
     for name, values in (("batch", arguments.batch), ("prompt_length", arguments.prompt_length)):
         require(min(values) >= 1, f"--{name}={min(values)} must be at least 1")
     require(
@@ -120,7 +137,9 @@ def spread(values: list[float]) -> str:
 
 
 def points_of(compared: dict) -> str:
-    """Difference in accuracy with its paired interval."""
+    """Difference in accuracy with its paired interval, which would have no width where no verdict differs."""
+    if compared["only_reference_right"] + compared["only_other_right"] == 0:
+        return "no verdict differs"
     d = compared["accuracy_difference"]
     return f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}] points"
 

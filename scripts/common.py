@@ -19,7 +19,6 @@ from src.decoding.generation_settings import GenerationSettings
 from src.decoding.policies import Policy
 from src.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
 from src.model import DiffusionLM
-from src.model.checkpoint import check_folder
 from src.model.loading import load_config, load_for_inference, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +67,8 @@ def policy_of(arguments: argparse.Namespace) -> Policy:
     given = vars(arguments)
     options = PolicyOptions(**{f.name: given[f.name] for f in fields(PolicyOptions) if f.name in given})
     stored = GenerationSettings.load(arguments.model_path)
-    return choose_policy(options, stored, arguments.gen_length or stored.gen_length)
+    canvas = stored.canvas(arguments.gen_length, arguments.block_length)
+    return choose_policy(options, stored, canvas["gen_length"])
 
 
 def check_output(option: str, path: Path) -> None:
@@ -91,14 +91,13 @@ class Generator:
 
     def __init__(self, arguments: argparse.Namespace):
         self.folder = arguments.model_path
-        check_folder(self.folder)
+        model_config = load_config(self.folder)
         self.tokenizer = load_tokenizer(self.folder)
-        settings, model_config = GenerationSettings.load(self.folder), load_config(self.folder)
+        settings = GenerationSettings.load(self.folder)
         self.config = DecodeConfig(
             mask_id=model_config.mask_token_id,
             eos_ids=end_ids(self.tokenizer),
-            gen_length=arguments.gen_length or settings.gen_length,
-            block_length=arguments.block_length or settings.block_length,
+            **settings.canvas(arguments.gen_length, arguments.block_length),
             temperature=arguments.temperature,
             cfg_scale=arguments.cfg_scale,
             eos_hold_ratio=arguments.eos_threshold_ratio,

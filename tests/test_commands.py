@@ -21,6 +21,7 @@ QUESTION = "tom has 7 apples . buys 3 . gives 2 . how many ?"
 MINI = """
 teacher: checkpoints/tiny_teacher
 output_dir: {folder}/out
+also: {{control: [dscd.initial_lambda=0, dscd.final_lambda=0]}}
 data: {{dataset: tiny, dir: {folder}/data, answers: teacher, answers_block_length: 20, max_samples: 96}}
 format: {{answer_length: 40, max_length: 128}}
 train: {{max_steps: 6, learning_rate: 1.0e-3, schedule: linear, warmup_steps: 1, batch_size: 8, accumulation: 2,
@@ -202,3 +203,55 @@ class TestExperiment:
             "-m", "src.training.train", mini_config(finished), f"output_dir={finished}/other", "dscd.temperature=1"
         )
         assert done.returncode != 0 and "was started with dscd.temperature=2.0, not 1.0" in done.stderr
+
+
+class TestCDLM:
+    """Paths, a block-causal student, DSCD beside it and under its mask, and one report of all."""
+
+    @pytest.fixture(scope="class")
+    def finished(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("cdlm")
+        words = (
+            "also={dscd: [cdlm=null, block_causal=null], combination: [cdlm=null]}",
+            "block_causal={block_length: 10}",
+            f"trajectories={{dir: {folder}/paths, temperatures: [0.0], block_length: 10, rows: 24, shard_rows: 10}}",
+            "cdlm={}",
+            "train.max_steps=2",
+            "train.batch_size=4",
+            "train.accumulation=1",
+            "train.eval_rows=4",
+            "evaluate={problems: 12, gen_length: 40, block_length: 10, fixed_steps: [40, 4], thresholds: [0.9], "
+            "headline: 0.9, latency_problems: 2}",
+        )
+        done = command("scripts/run_experiment.py", mini_config(folder), *words)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return folder
+
+    def test_every_student_with_and_without_the_cache(self, finished):
+        results = json.loads((finished / "out/results.json").read_text())
+        counts = {name: len(row) for name, row in results["cells"].items()}
+        assert counts == {"teacher": 3, "student": 6, "dscd": 3, "combination": 6}
+        assert len(results["analysis"]["caches"]) == 6
+        assert all(test["same_tokens"] for test in results["analysis"]["caches"])
+        report = (finished / "out/report.md").read_text()
+        for words in ("| CDLM student | fixed, 4 steps, exact cache |", "| combination |", "ms per answer at batch 1"):
+            assert words in report
+        assert "the tokens are those without it in 6 of 6 cells" in report
+
+    def test_the_student_decodes_with_the_exact_cache_and_its_own_blocks(self, finished):
+        words = ("--model_path", finished / "out/student", "--prompt", QUESTION, "--json")
+        own = command("scripts/LLaDA_generate_dynamic.py", *words)
+        plain = command("scripts/LLaDA_generate_dynamic.py", *words, "--cache", "none")
+        assert own.returncode == plain.returncode == 0 and own.stdout == plain.stdout
+        other = command("scripts/LLaDA_generate_dynamic.py", *words, "--block_length", "20")
+        assert other.returncode == 0 and "block_length=20 is not the 10" in other.stderr
+        refused(command("scripts/LLaDA_generate_dynamic.py", *words, "--cache", "dual"), "use 'block', which is exact")
+        words = ("--model_path", TEACHER, "--prompt", QUESTION, "--cache", "block")
+        refused(command("scripts/LLaDA_generate_dynamic.py", *words), "needs a block-causal checkpoint")
+
+    def test_paths_of_another_collection_are_refused(self, finished):
+        paths = f"trajectories={{dir: {finished}/paths, temperatures: [0.5], block_length: 10, rows: 24}}"
+        done = command(
+            "-m", "src.training.collect_trajectories", mini_config(finished), "block_causal={block_length: 10}", paths
+        )
+        assert done.returncode != 0 and "temperatures is [0.0], not [0.5]" in done.stderr.splitlines()[-1]

@@ -109,7 +109,8 @@ def task_options(request: dict) -> tuple[GenerationOptions, tuple[str, ...]]:
         ours["temperature"] = 0.0
     options = build(GenerationOptions, ours, "generation_kwargs.")
     if options.gen_length is None and length is not None:
-        block = options.block_length or min(GenerationSettings.block_length, length)
+        block = min(GenerationSettings.block_length, length) if options.block_length is None else options.block_length
+        require(block >= 1, f"block_length={block} must be at least 1")
         options = replace(options, block_length=block, gen_length=math.ceil(length / block) * block)
     return options, (until,) if isinstance(until, str) else tuple(until)
 
@@ -121,8 +122,7 @@ def make_decoder(
     config = DecodeConfig(
         mask_id=mask_id,
         eos_ids=eos_ids,
-        gen_length=options.gen_length or stored.gen_length,
-        block_length=options.block_length or stored.block_length,
+        **stored.canvas(options.gen_length, options.block_length),
         temperature=options.temperature,
         cfg_scale=options.cfg_scale,
         eos_hold_ratio=options.eos_threshold_ratio,

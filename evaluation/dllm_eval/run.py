@@ -38,8 +38,8 @@ def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, scor
 
 def decoders_of(loaded: dict, pretrained: str, seed: int) -> dict[str, Decoder]:
     """How each generating task will be decoded. Raises ValueError for settings that cannot be, before any weights."""
-    stored, eos_ids = GenerationSettings.load(pretrained), end_ids(load_tokenizer(pretrained))
     mask_id = load_config(pretrained).mask_token_id
+    stored, eos_ids = GenerationSettings.load(pretrained), end_ids(load_tokenizer(pretrained))
     return {
         name: make_decoder(task_options(task.config.generation_kwargs)[0], stored, mask_id, eos_ids, seed)
         for name, task in loaded["tasks"].items()

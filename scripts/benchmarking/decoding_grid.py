@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from evaluation.metrics import tiny
+from evaluation.tuning import read_problems
 from scripts.benchmarking.decoding_speed import SHAPES, Mode, config_of, random_model
 from src.config import require
 from src.data.examples import encode_prompt, end_ids
-from src.data.rows import read_jsonl
 from src.decoding import DecodeConfig, decode
 from src.model.loading import load_model, load_tokenizer
 
@@ -66,7 +66,7 @@ def question_points(arguments: argparse.Namespace, model) -> list[Point]:
     """The questions of --data under each canvas, scored."""
     found = []
     tokenizer = load_tokenizer(arguments.model_path)
-    rows = read_jsonl(arguments.data)[: arguments.prompts]
+    _, rows = read_problems(arguments.data, arguments.prompts, allow_test=True)
     require(len(rows) == arguments.prompts, f"{arguments.data} holds only {len(rows)} rows: lower --prompts")
     prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
     for gen_length in arguments.gen_length:

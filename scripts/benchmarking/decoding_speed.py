@@ -20,6 +20,7 @@ SHAPES = {
     "1b": {"d_model": 2048, "n_heads": 16, "n_layers": 16, "vocab_size": 126464},
     "8b": {"d_model": 4096, "n_heads": 32, "n_layers": 32, "vocab_size": 126464, "mlp_hidden_size": 12288},
 }
+LEAST_VOCABULARY = 512
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -16,15 +16,19 @@ def read_jsonl(path: str | Path) -> list[dict]:
     """Rows of a JSON-lines file; a line that is not a JSON object is an error that names its number."""
     rows = []
     with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} is not valid JSON ({error.msg}): fix or remove it") from error
-            require(isinstance(row, dict), f"{path} line {number} is not an object of columns: fix or remove it")
-            rows.append(row)
+        try:
+            lines = file.readlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a UTF-8 text file: pass JSON lines") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number} is not valid JSON ({error.msg}): fix or remove it") from error
+        require(isinstance(row, dict), f"{path} line {number} is not an object of columns: fix or remove it")
+        rows.append(row)
     return rows
 
 

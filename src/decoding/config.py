@@ -46,9 +46,9 @@ class DecodeConfig:
             raise ValueError(
                 f"gen_length={self.gen_length} is not a multiple of block_length={self.block_length}: change one of them"
             )
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature} must be 0 (greedy) or above")
-        if self.cfg_scale < 0:
+        if not 0 <= self.cfg_scale < float("inf"):
             raise ValueError(f"cfg_scale={self.cfg_scale} must be 0 (off) or above")
         if not 0 <= self.eos_hold_ratio <= 1:
             raise ValueError(f"eos_hold_ratio={self.eos_hold_ratio} must lie in [0, 1]")

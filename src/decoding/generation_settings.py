@@ -44,6 +44,11 @@ class GenerationSettings(PolicyOptions):
         except ValueError as error:
             raise ValueError(f"{Path(folder) / FILE}: {error}") from error
 
+    def canvas(self, gen_length: int | None, block_length: int | None) -> dict[str, int]:
+        """The two lengths as given, the checkpoint's where None is."""
+        given = {"gen_length": gen_length, "block_length": block_length}
+        return {name: vars(self)[name] if value is None else value for name, value in given.items()}
+
     def save(self, folder: str | Path) -> None:
         """Write the settings beside whatever else the checkpoint's generation_config.json holds, all or nothing."""
         ours = asdict(self)

@@ -101,8 +101,8 @@ def write_released(
     model.save_pretrained(partial, state_dict={key: tensor.to(kind).contiguous() for key, tensor in weights.items()})
     load_tokenizer(tokenizer_from).save_pretrained(partial)
     settings = GenerationSettings.load(tokenizer_from)
-    if config.attention == "block_causal":  # decoding in other blocks than those of training is brittle
-        settings = replace(settings, block_length=config.block_length)
+    if config.attention == "block_causal":  # other blocks than those of training are brittle; CDLM decodes at 0.9
+        settings = replace(settings, policy="cad", confidence_threshold=0.9, block_length=config.block_length)
     settings.save(partial)
     partial.rename(out)
 

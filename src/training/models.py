@@ -96,6 +96,11 @@ def student_config(config: ExperimentConfig) -> DiffusionConfig:
             f"{source} has blocks of {own.block_length}, the trajectories of {config.trajectories.block_length}: a student "
             "must be trained on blocks of the length it decodes",
         )
+        require(
+            own.block_grid == "answer",
+            "cdlm needs block_causal.grid=answer: the recorded paths have blocks that start where the answer starts. The "
+            "absolute grid trains with DSCD's loss (cdlm=null)",
+        )
     return own
 
 

@@ -71,6 +71,8 @@ class TestGenerationOptions:
     def test_refused_with_the_checkpoint(self):
         with pytest.raises(ValueError, match="not a multiple of block_length"):
             decoder("gen_length=100,block_length=32")
+        with pytest.raises(ValueError, match="gen_length=0 and block_length=16 must be at least 1"):
+            decoder("gen_length=0")
         with pytest.raises(ValueError, match="generation_kwargs.top_p"):
             decoder("", top_p=0.9)
 

@@ -115,6 +115,10 @@ def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
         ("--shape tiny --gen_length 30", "gen_length=30 is not a multiple"),
         ("--shape tiny --batch 0", "--batch=0"),
         ("--shape tiny --repeats 0", "--repeats=0"),
+        ("--shape tiny --block_length 0", "block_length=0"),
+        ("--shape tiny --n_layers 0", "n_layers=0"),
+        ("--shape tiny --vocab_size 300", "vocab_size=300 must be at least 512"),
+        ("--shape tiny --init_gain -1", "init_gain=-1.0"),
         ("--shape tiny --refresh_interval 0 -1", "refresh_interval=-1"),
         ("--shape tiny --threshold 2", "threshold=2"),
         ("--shape tiny --data x.jsonl", "--data needs --model_path"),
@@ -127,6 +131,15 @@ def test_bad_options(monkeypatch, tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
         benchmark_decoding.check(benchmark_decoding.parse())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "row,column", [({"q": "x"}, "question"), ({"question": "x"}, "answer"), ({"question": 5}, "question")]
+)
+def test_rows_without_text_are_named(refused, tmp_path, row, column):
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    words = ("--model_path", ROOT / "checkpoints/tiny_teacher", "--data", tmp_path / "rows.jsonl", "--prompts", 1)
+    refused(benchmark_decoding.main, f"row 1 has no text in column '{column}'", *words, "--output_dir", tmp_path)
 
 
 def test_help_names_the_commands(monkeypatch, capsys):

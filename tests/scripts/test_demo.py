@@ -1,7 +1,9 @@
 """The demo's trace of real runs of the bundled teacher, and bad input to the generating command lines."""
 
+import io
 import json
 import re
+import shutil
 
 import pytest
 
@@ -86,7 +88,22 @@ def test_bad_input_to_the_demo(refused, words, message):
             "does not apply to policy",
         ),
         (LLaDA_generate.main, ("--steps", "7"), "steps=7 must be a multiple"),
+        (LLaDA_generate_dynamic.main, ("--gen_length", "0"), "gen_length=0 and block_length=20 must be at least 1"),
+        (LLaDA_generate_dynamic.main, ("--block_length", "0"), "block_length=0 must be at least 1"),
+        (LLaDA_generate_dynamic.main, ("--temperature", "nan"), "temperature=nan"),
+        (LLaDA_generate_dynamic.main, ("--cfg_scale", "inf"), "cfg_scale=inf"),
     ],
 )
 def test_bad_input_to_the_generators(refused, main, words, message):
     refused(main, message, *BASE, *words)
+
+
+def test_a_damaged_config_is_named_before_the_tokenizer(refused, tmp_path):
+    shutil.copytree(TEACHER, tmp_path / "teacher")
+    (tmp_path / "teacher/config.json").write_text("{broken")
+    refused(LLaDA_generate_dynamic.main, "config.json cannot be used", *BASE, "--model_path", tmp_path / "teacher")
+
+
+def test_no_question_and_nobody_to_ask(refused, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    refused(inference_demo.main, "no question was given: pass --prompt", "--model_path", TEACHER)

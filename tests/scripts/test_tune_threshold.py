@@ -96,6 +96,16 @@ def test_bad_input(teacher, data, refused, words, message):
     assert not (teacher / "tuning.json").exists()
 
 
+def test_bad_rows(teacher, tmp_path, refused):
+    base = ("--model_path", teacher, "--accuracy", "0.9", "--data", tmp_path / "rows.jsonl")
+    for content, message in (
+        (b'{"question": "how many ?"}', "row 1 has no text in column 'answer'"),
+        (b"\xff\xfe\n", "rows.jsonl is not a UTF-8 text file"),
+    ):
+        (tmp_path / "rows.jsonl").write_bytes(content)
+        refused(tune_threshold.main, message, *base)
+
+
 def test_a_test_split_is_refused(teacher, data, refused):
     base = ("--model_path", teacher, "--accuracy", "0.9", "--data", data / "test.jsonl")
     refused(tune_threshold.main, "test.jsonl is a test split", *base)

@@ -136,6 +136,14 @@ def test_dscd_under_the_block_causal_mask_and_a_warm_start(world):
         build_trainer(cdlm_config(world, "warm", changes=changes), world / "warm")
 
 
+def test_the_absolute_grid_is_for_dscd(world):
+    grid = {"block_causal": {"block_length": 8, "grid": "absolute"}}
+    with pytest.raises(ValueError, match="cdlm needs block_causal.grid=answer"):
+        build_trainer(cdlm_config(world, "absolute", changes=grid), world / "absolute")
+    trainer = build_trainer(cdlm_config(world, "absolute", changes=grid | {"cdlm": None}), world / "absolute")
+    assert trainer.model.config.block_grid == "absolute"
+
+
 def test_weights_out_of_range_and_missing_paths(world, tmp_path):
     with pytest.raises(ValueError, match="must be at least 0"):
         CDLMConfig(consistency=-1.0)

@@ -13,11 +13,20 @@ from safetensors.torch import load_file
 
 from src.config import TERMINATED, load
 from src.settings import ExperimentConfig
+from src.training.collect_trajectories import collect
 from src.training.consolidate import consolidate
 from src.training.launch import training_command
 from src.training.train import train
 from tests.conftest import ROOT
-from tests.training.worlds import LOSSES, config, steps, write_config, write_teacher_and_data
+from tests.training.worlds import (
+    LOSSES,
+    cdlm_config,
+    cdlm_settings,
+    config,
+    steps,
+    write_config,
+    write_teacher_and_data,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +69,19 @@ def test_ddp_with_a_sharded_teacher(world, monkeypatch):
     run = write_config(world, "ddp", shard_teacher=True)
     assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
     check_same(world, "ddp")
+
+
+def test_cdlm_on_two_processes(world, monkeypatch):
+    one = cdlm_config(world, "cdlm_one")
+    collect(one)
+    train(one)
+    monkeypatch.setenv("NUM_PROCESSES", "2")
+    run = world / "cdlm_two.yaml"
+    run.write_text(yaml.safe_dump(cdlm_settings(world, "cdlm_two")))
+    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    for key in ("loss", "distillation", "consistency", "denoising", "grad_norm"):
+        a, b = ([step[key] for step in steps(world / name)] for name in ("cdlm_one", "cdlm_two"))
+        assert len(b) == 6 and b == pytest.approx(a, rel=1e-4, abs=1e-6), key
 
 
 def test_zero2(world):

@@ -63,11 +63,15 @@ CDLM = {
 }
 
 
-def cdlm_config(folder: Path, name: str, *, changes: dict | None = None, **train) -> ExperimentConfig:
-    """A config of CDLM; changes: sections to replace, None to leave one out."""
+def cdlm_settings(folder: Path, name: str, *, changes: dict | None = None, **train) -> dict:
+    """A config of CDLM as YAML has it; changes: sections to replace, None to leave one out."""
     tree = settings(folder, name, **train) | CDLM | {"format": {"eos": "fill", "answer_length": 40, "max_length": 128}}
     tree["trajectories"] = {"dir": str(folder / "paths")} | tree["trajectories"]
-    return build(ExperimentConfig, tree | (changes or {}))
+    return tree | (changes or {})
+
+
+def cdlm_config(folder: Path, name: str, **changes) -> ExperimentConfig:
+    return build(ExperimentConfig, cdlm_settings(folder, name, **changes))
 
 
 def config(folder: Path, name: str, **train) -> ExperimentConfig:
