@@ -86,6 +86,8 @@ def variant_row(estimates: Estimates, variant: str) -> dict:
     row["nfe_fixed"] = interval(family_nfe_at(accuracy, nfe, estimates.target(count)))
     for measure in ("nfe", "accuracy_at_nfe", "error_at_threshold", "nll", "wordings"):
         row[measure] = interval(estimates.of(measure, variant, seeds, count))
+    against = estimates.cad_against_fixed(variant, seeds, count)
+    row["cad_against_fixed"] = interval(against) | {"sign": side(against)}
     row["calibration"] = {tau: calibration_row(estimates, variant, f"{tau:g}", seeds) for tau in study.thresholds}
     row["transfer"] = transfer_rows(estimates, variant, seeds)
     for name in ("same_tokens", "on_path"):

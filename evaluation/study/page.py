@@ -92,8 +92,9 @@ def method(results: Results) -> list[str]:
         "## How it was measured",
         "",
         "- Every cell runs the same trainer, decode loop and problems; NFE and tokens count up to the first EOS.",
-        "- *NFE at equal accuracy*: of CAD, interpolated between thresholds. *Accuracy at a budget*: the best that the "
-        f"measured decoders, or a mix of two, reach with {study.budget:g} forward passes on average.",
+        "- *NFE at equal accuracy*: of CAD, interpolated between thresholds. *Accuracy of CAD at a budget*: the best that "
+        f"its thresholds, or a mix of two, reach with {study.budget:g} forward passes on average; against fixed steps the "
+        "budget is what those take.",
         "- *Wrong* tokens: the task has many right wordings, so a committed token counts as wrong if the same model, shown "
         "the finished answer with only that position masked, proposes another. It measures agreement with oneself, not "
         f"arithmetic. {study.subset} problems; a block-causal model does not see later blocks when it looks again.",

@@ -58,7 +58,7 @@ def measure_name(study: StudyConfig, measure: str) -> str:
     """What is measured, in a few words with its unit."""
     return {
         "nfe": "NFE of CAD at equal accuracy",
-        "accuracy_at_nfe": f"accuracy at {study.budget:g} NFE, %",
+        "accuracy_at_nfe": f"accuracy of CAD at {study.budget:g} NFE, %",
         "accuracy": f"accuracy with CAD {study.headline:g}, %",
         "error_at_threshold": f"wrong among tokens of confidence ≥ {study.headline:g}, %",
         "nll": "NLL of the data's answers, nats per token",
