@@ -21,7 +21,8 @@ def contrast_row(estimates: Estimates, contrast: Contrast) -> dict | None:
     both = {name: estimates.of(contrast.measure, vars(contrast)[name], seeds, count) for name in ("a", "b")}
     with np.errstate(invalid="ignore"):
         difference = both["a"] - both["b"]  # NaN where neither reaches an accuracy
-    by_seed = [one_seed(estimates, contrast, [seed], count) for seed in seeds]
+    single = Estimates(results, Draws(1, 0))  # a seed by itself is shown as it is, without resampling
+    by_seed = [one_seed(single, contrast, [seed], count) for seed in seeds]
     return {
         **vars(contrast),
         "seeds": seeds,

@@ -96,6 +96,7 @@ class StudyConfig:
         fewest = min(self.problems, self.exploratory_problems or self.problems)
         most = max(self.subset, self.held_out, self.transfer_problems, self.timed_problems)
         require(most <= fewest, f"problems={fewest} must be at least every subset of them, {most}")
+        require(bool(self.fixed_steps), "fixed_steps must not be empty: CAD is compared with the first of them")
         require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
         for tau in self.thresholds:
             require(0 < tau <= 1, f"thresholds={list(self.thresholds)}: {tau} is not a probability")
