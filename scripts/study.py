@@ -16,6 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +63,9 @@ def parse() -> argparse.Namespace:
 
 def finish_cell(files: CellFiles) -> None:
     """Train and measure what is missing of a cell; a second process at the same cell waits and then finds it done."""
+    # One thread whoever starts the cell, since the order of sums, and with it the last digits, depends on their number.
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}
+    torch.set_num_threads(1)
     files.folder.mkdir(parents=True, exist_ok=True)
     with open(files.folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system however the process ends

@@ -21,7 +21,8 @@ def contrast_row(estimates: Estimates, contrast: Contrast) -> dict | None:
     both = {name: estimates.of(contrast.measure, vars(contrast)[name], seeds, count) for name in ("a", "b")}
     with np.errstate(invalid="ignore"):
         difference = both["a"] - both["b"]  # NaN where neither reaches an accuracy
-    by_seed = [one_seed(estimates, contrast, [seed], count) for seed in seeds]
+    single = Estimates(results, Draws(1, 0))  # a seed by itself is shown as it is, without resampling
+    by_seed = [one_seed(single, contrast, [seed], count) for seed in seeds]
     return {
         **vars(contrast),
         "seeds": seeds,
@@ -86,6 +87,8 @@ def variant_row(estimates: Estimates, variant: str) -> dict:
     row["nfe_fixed"] = interval(family_nfe_at(accuracy, nfe, estimates.target(count)))
     for measure in ("nfe", "accuracy_at_nfe", "error_at_threshold", "nll", "wordings"):
         row[measure] = interval(estimates.of(measure, variant, seeds, count))
+    against = estimates.cad_against_fixed(variant, seeds, count)
+    row["cad_against_fixed"] = interval(against) | {"sign": side(against)}
     row["calibration"] = {tau: calibration_row(estimates, variant, f"{tau:g}", seeds) for tau in study.thresholds}
     row["transfer"] = transfer_rows(estimates, variant, seeds)
     for name in ("same_tokens", "on_path"):

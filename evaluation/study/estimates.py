@@ -60,13 +60,23 @@ class Estimates:
         pooled = np.einsum("rn,snk->rsk", self.draws.problems(counts.shape[1]), counts)
         return (entropy_bits(pooled) * self.draws.seeds(len(counts))).sum(axis=1)
 
+    def cad_against_fixed(self, variant: str, seeds: list[int], count: int) -> np.ndarray:
+        """Accuracy of CAD less that of the first fixed budget, at the forward passes the latter takes: (R,).
+
+        Where CAD's loosest threshold takes more than that, at those of the threshold.
+        """
+        fixed = f"fixed-{self.results.study.fixed_steps[0]:g}"
+        right, spent = (self.decoder_mean(variant, fixed, what, seeds, count) for what in ("right", "nfe"))
+        accuracy, nfe = self.curves(variant, "CAD", seeds, count)
+        return accuracy_at(accuracy, nfe, np.maximum(spent, nfe.min(axis=1))) - right
+
     def of(self, measure: str, variant: str, seeds: list[int], count: int) -> np.ndarray:
         """One of the measures that a contrast may name, (R,)."""
         study = self.results.study
         if measure == "nfe":
             return family_nfe_at(*self.curves(variant, "CAD", seeds, count), self.target(count))
         if measure == "accuracy_at_nfe":
-            return accuracy_at(*self.curves(variant, None, seeds, count), study.budget)
+            return accuracy_at(*self.curves(variant, "CAD", seeds, count), study.budget)
         if measure == "accuracy":
             return self.decoder_mean(variant, self.results.headline, "right", seeds, count)
         if measure == "error_at_threshold":

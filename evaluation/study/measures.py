@@ -53,11 +53,15 @@ def measure_transfer(subject: Subject) -> dict:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure and the settings of the study that it depends on besides those of decoding."""
+    """A measure and the settings of the study that it depends on besides those of decoding.
+
+    revision: raised where the same settings mean another number than before, so that stored ones are made again.
+    """
 
     take: Callable[[Subject, Cell, Subject | None], dict]
     settings: tuple[str, ...]
     with_teacher: bool = False
+    revision: int = 1
 
 
 DECODING = ("gen_length", "block_length", "seed", "problems")
@@ -69,13 +73,14 @@ MEASURES = {
         lambda s, c, t: measure_transfer(s),
         ("headline", "transfer_problems", "transfer_block_lengths", "transfer_gen_lengths"),
     ),
-    "states": Measure(lambda s, c, t: measure_states(s, t), ("headline", "subset"), with_teacher=True),
+    "states": Measure(lambda s, c, t: measure_states(s, t), ("headline", "subset"), with_teacher=True, revision=2),
 }
 
 
 def settings_of(study: StudyConfig, name: str) -> dict:
     """The settings a stored measure must have been made with."""
-    return {key: vars(study)[key] for key in (*DECODING, *MEASURES[name].settings)}
+    found = {key: vars(study)[key] for key in (*DECODING, *MEASURES[name].settings)}
+    return found if MEASURES[name].revision == 1 else found | {"revision": MEASURES[name].revision}
 
 
 def missing(files: CellFiles) -> list[str]:

@@ -92,8 +92,9 @@ def method(results: Results) -> list[str]:
         "## How it was measured",
         "",
         "- Every cell runs the same trainer, decode loop and problems; NFE and tokens count up to the first EOS.",
-        "- *NFE at equal accuracy*: of CAD, interpolated between thresholds. *Accuracy at a budget*: the best that the "
-        f"measured decoders, or a mix of two, reach with {study.budget:g} forward passes on average.",
+        "- *NFE at equal accuracy*: of CAD, interpolated between thresholds. *Accuracy of CAD at a budget*: the best that "
+        f"its thresholds, or a mix of two, reach with {study.budget:g} forward passes on average. *CAD against "
+        "fixed steps*: at the passes the latter take, or where CAD's loosest threshold takes more, at those of the threshold.",
         "- *Wrong* tokens: the task has many right wordings, so a committed token counts as wrong if the same model, shown "
         "the finished answer with only that position masked, proposes another. It measures agreement with oneself, not "
         f"arithmetic. {study.subset} problems; a block-causal model does not see later blocks when it looks again.",
@@ -159,7 +160,10 @@ def write_page(study: StudyConfig, config: str) -> Path:
     plot_frontier(results, analysis, folder / "frontier.png")
     plot_equal(results, analysis, folder / "equal.png")
     plot_reliability(results, analysis, folder / "reliability.png")
-    write_json(folder / "results.json", {"analysis": keyed(analysis), "cells": summaries(results)})
+    timing = Path(study.output_dir) / "timing.json"
+    record = {"analysis": keyed(analysis), "cells": summaries(results)}
+    record["timing"] = json.loads(timing.read_text()) if timing.is_file() else None
+    write_json(folder / "results.json", record)
     write_raw(results, folder)
     lines = first_page(study, analysis, config, folder.name) + published(study, analysis)
     page.write_text("\n".join(lines + all_tables(results, analysis) + method(results)))

@@ -89,7 +89,7 @@ def plot_equal(results: Results, analysis: dict, path: Path) -> None:
     study = results.study
     figure, axes = plt.subplots(1, 2, figsize=(11, 1 + 0.27 * len(analysis["variants"])), sharey=True)
     forest(axes[0], study, analysis, "nfe", 1, "NFE of CAD at equal accuracy (fewer is better)")
-    forest(axes[1], study, analysis, "accuracy_at_nfe", 100, f"accuracy at {study.budget:g} NFE, %")
+    forest(axes[1], study, analysis, "accuracy_at_nfe", 100, f"accuracy of CAD at {study.budget:g} NFE, %")
     save(figure, path)
 
 
@@ -107,8 +107,11 @@ def plot_reliability(results: Results, analysis: dict, path: Path) -> None:
         nll, bits = row["nll"], row["wordings"]
         style = {"color": colour, "marker": "o", "capsize": 2, "label": label}
         axes[1].errorbar(bits["value"], nll["value"], xerr=bounds([bits]), yerr=bounds([nll]), **style)
-    ends = [1 - max(study.thresholds), 1 - min(study.thresholds)]
-    axes[0].plot([1 - end for end in ends], [100 * end for end in ends], ":", color="black", label="1 - threshold")
+    ends = sorted(study.thresholds)
+    axes[0].plot(ends, [100 * (1 - tau) for tau in ends], ":", color="black")
+    axes[0].annotate(
+        "1 - threshold", (ends[0], 100 * (1 - ends[0])), xytext=(20, -4), textcoords="offset points", fontsize=8
+    )
     axes[0].set_xlabel("threshold of CAD")
     axes[0].set_title("wrong among the tokens committed with confidence at or above it, %", fontsize=9)
     axes[1].set_xlabel("entropy of sampled wordings, bits (the data has 3)")

@@ -49,12 +49,13 @@ def family_nfe_at(accuracy: np.ndarray, nfe: np.ndarray, targets: np.ndarray) ->
     return np.where(np.isnan(found), np.inf, found)
 
 
-def accuracy_at(accuracy: np.ndarray, nfe: np.ndarray, budget: float) -> np.ndarray:
+def accuracy_at(accuracy: np.ndarray, nfe: np.ndarray, budget: float | np.ndarray) -> np.ndarray:
     """Best accuracy that decoders (R, C), or a mix of two of them, reach with `budget` NFE on average: (R,).
 
-    NaN where every decoder needs more.
+    budget: one for all resamples or one each. NaN where every decoder needs more.
     """
-    best = np.where(nfe <= budget, accuracy, -np.inf).max(axis=1)
+    budget = np.broadcast_to(np.asarray(budget, dtype=float), accuracy.shape[:1])
+    best = np.where(nfe <= budget[:, None], accuracy, -np.inf).max(axis=1)
     for i, j in itertools.permutations(range(nfe.shape[1]), 2):
         between = (nfe[:, i] <= budget) & (nfe[:, j] > budget)
         gap = np.where(between, nfe[:, j] - nfe[:, i], 1.0)

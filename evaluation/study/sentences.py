@@ -16,7 +16,19 @@ def cad_sentence(study: StudyConfig, analysis: dict, config: str) -> str:
     return (
         f"**What does CAD bring without training?** With the untrained teacher, {gain}; at threshold {study.headline:g} "
         f"the accuracy differs by {points(cad['accuracy_difference'])} (McNemar p = {p_text(cad['mcnemar'])}) with "
-        f"{span(cad['fewer_at_headline'], 2)} times fewer; row {TEACHER} of the variants. `{cell_command(config, study, TEACHER)}`"
+        f"{span(cad['fewer_at_headline'], 2)} times fewer. {fixed_sentence(study, analysis)} Table of variants, row "
+        f"{study.label(TEACHER)}; `{cell_command(config, study, TEACHER)}`"
+    )
+
+
+def fixed_sentence(study: StudyConfig, analysis: dict) -> str:
+    """CAD against a fixed budget of the same cost, of the teacher and counted over the students."""
+    rows = {name: row["cad_against_fixed"] for name, row in analysis["variants"].items()}
+    teacher = rows.pop(TEACHER)
+    better, worse = (sum(row["sign"] == sign for row in rows.values()) for sign in (1, -1))
+    return (
+        f"Against {study.fixed_steps[0]} fixed steps at the same cost CAD's accuracy differs by {points(teacher)} for the "
+        f"teacher; of {len(rows)} kinds of students CAD is better for {better} and worse for {worse}."
     )
 
 

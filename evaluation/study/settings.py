@@ -19,7 +19,7 @@ class Contrast:
     """One planned comparison: cell family a against b, the claim in words, and the measure that decides it.
 
     measure: nfe, forward passes of CAD at the teacher's accuracy; accuracy_at_nfe, accuracy of CAD at `budget` forward
-    passes; accuracy, with CAD at the headline threshold; error_at_threshold, nll (nats per token of the data's answers)
+    passes, thresholds mixed as it takes; accuracy, with CAD at the headline threshold; error_at_threshold, nll (nats per token of the data's answers)
     and wordings (entropy in bits): see calibration.py and forgetting.py. main: corrected for multiplicity together with
     the other main ones; the rest is exploratory.
     """
@@ -96,6 +96,7 @@ class StudyConfig:
         fewest = min(self.problems, self.exploratory_problems or self.problems)
         most = max(self.subset, self.held_out, self.transfer_problems, self.timed_problems)
         require(most <= fewest, f"problems={fewest} must be at least every subset of them, {most}")
+        require(bool(self.fixed_steps), "fixed_steps must not be empty: CAD is compared with the first of them")
         require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
         for tau in self.thresholds:
             require(0 < tau <= 1, f"thresholds={list(self.thresholds)}: {tau} is not a probability")

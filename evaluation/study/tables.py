@@ -37,6 +37,7 @@ def contrast_table(study: StudyConfig, analysis: dict, main: bool) -> list[str]:
 def variant_table(study: StudyConfig, analysis: dict) -> list[str]:
     head = ["variant", "seeds", "problems", f"accuracy, CAD {study.headline:g}, %", "NFE", "tokens per forward"]
     head += ["NFE at equal accuracy, CAD", "the same, fixed steps", measure_name(study, "accuracy_at_nfe")]
+    head += [f"CAD against {study.fixed_steps[0]} fixed steps at their NFE"]
     rows = [
         [
             study.label(name),
@@ -48,6 +49,7 @@ def variant_table(study: StudyConfig, analysis: dict) -> list[str]:
             span(row["nfe"]),
             span(row["nfe_fixed"]),
             percent(row["accuracy_at_nfe"]),
+            points(row["cad_against_fixed"]),
         ]
         for name, row in analysis["variants"].items()
     ]

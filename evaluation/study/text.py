@@ -2,21 +2,27 @@
 
 from evaluation.study.settings import TEACHER, StudyConfig
 
+NOTHING = "not reached"
+
 
 def span(e: dict, digits: int = 1, scale: float = 1.0, sign: str = "") -> str:
     """A value with its 95 % interval; ends that do not exist are open."""
     if e["value"] is None and e["low"] is None and e["high"] is None:
-        return "not reached"
+        return NOTHING
     value, low, high = (None if e[k] is None else f"{scale * e[k]:{sign}.{digits}f}" for k in ("value", "low", "high"))
-    return f"{value or 'not reached'} [{low or '–∞'}, {high or '∞'}]"
+    return f"{value or NOTHING} [{low or '–∞'}, {high or '∞'}]"
 
 
 def percent(e: dict, digits: int = 1) -> str:
     return span(e, digits, 100)
 
 
+def with_unit(text: str, unit: str) -> str:
+    return text if text == NOTHING else f"{text} {unit}"
+
+
 def points(e: dict) -> str:
-    return span(e, 1, 100, "+") + " points"
+    return with_unit(span(e, 1, 100, "+"), "points")
 
 
 def p_text(p: float) -> str:
@@ -27,7 +33,7 @@ def p_text(p: float) -> str:
 TOLD = {
     "nfe": (
         span,
-        lambda e: span(e, 1, 1, "+") + " forward passes",
+        lambda e: with_unit(span(e, 1, 1, "+"), "forward passes"),
         "needs fewer forward passes than",
         "needs more forward passes than",
     ),
@@ -41,13 +47,13 @@ TOLD = {
     ),
     "nll": (
         lambda e: span(e, 2),
-        lambda e: span(e, 2, 1, "+") + " nats",
+        lambda e: with_unit(span(e, 2, 1, "+"), "nats"),
         "fits the data's answers better than",
         "fits the data's answers worse than",
     ),
     "wordings": (
         lambda e: span(e, 2),
-        lambda e: span(e, 2, 1, "+") + " bits",
+        lambda e: with_unit(span(e, 2, 1, "+"), "bits"),
         "words its samples more variously than",
         "words its samples less variously than",
     ),
@@ -58,7 +64,7 @@ def measure_name(study: StudyConfig, measure: str) -> str:
     """What is measured, in a few words with its unit."""
     return {
         "nfe": "NFE of CAD at equal accuracy",
-        "accuracy_at_nfe": f"accuracy at {study.budget:g} NFE, %",
+        "accuracy_at_nfe": f"accuracy of CAD at {study.budget:g} NFE, %",
         "accuracy": f"accuracy with CAD {study.headline:g}, %",
         "error_at_threshold": f"wrong among tokens of confidence ≥ {study.headline:g}, %",
         "nll": "NLL of the data's answers, nats per token",
@@ -85,7 +91,7 @@ def contrast_sentence(study: StudyConfig, row: dict) -> str:
     value, difference, _, _ = TOLD[row["measure"]]
     a, b = study.label(row["a"]), study.label(row["b"])
     return (
-        f"{a} {relation(row)} {b} ({measure_name(study, row['measure'])}: {value(row['value_a'])} against "
+        f"{a} *{relation(row)}* {b} ({measure_name(study, row['measure'])}: {value(row['value_a'])} against "
         f"{value(row['value_b'])}; difference {difference(row['difference'])}, {test_text(row)}; row {row['id']})"
     )
 

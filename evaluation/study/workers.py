@@ -30,7 +30,7 @@ def start(study: StudyConfig, cell: Cell, command: list[str]) -> Worker:
     file = folder_of(study, cell) / "log.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
     log = open(file, "a")  # noqa: SIM115, closed when the worker ends
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return Worker(cell, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment), log, file)
 
 

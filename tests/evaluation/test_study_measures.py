@@ -96,12 +96,18 @@ class TestForgetting:
         assert bits.tolist() == pytest.approx([3, 0, 0, 1])
 
 
-def result_of(tokens: list[int], order: list[int]) -> DecodeResult:
-    """One row that committed tokens in this order of steps; -1 for what was filled."""
-    steps = torch.tensor([order])
-    nfe = torch.tensor([max(order) + 1])
-    empty = torch.zeros(1, len(tokens))
-    return DecodeResult(torch.tensor([0]), torch.tensor([tokens]), nfe, nfe, [[]], steps, empty, [torch.tensor([1])])
+def result_of(tokens: list[int], order: list[int], length: int = 4) -> DecodeResult:
+    """One row that committed tokens in this order of steps, -1 for what was filled; its first EOS at place length."""
+    return DecodeResult(
+        index=torch.tensor([0]),
+        tokens=torch.tensor([tokens]),
+        nfe=torch.tensor([max(order) + 1]),
+        lengths=torch.tensor([length]),
+        commits=[[]],
+        commit_step=torch.tensor([order]),
+        confidence=torch.zeros(1, len(tokens)),
+        prompts=[torch.tensor([1])],
+    )
 
 
 class TestStates:
@@ -122,7 +128,13 @@ class TestStates:
         assert shared_states(result_of([5, 6, 7, 8], [0, 0, 1, 1]), teacher) == counts(2, 2, 2)
         assert shared_states(result_of([5, 6, 7, 8], [1, 0, 1, 2]), teacher) == counts(3, 3, 2)
         assert shared_states(result_of([5, 6, 9, 8], [0, 1, 2, 3]), teacher) == counts(4, 2, 2)
-        assert shared_states(result_of([5, 6, 7, 8], [0, 1, -1, -1]), teacher) == counts(2, 2, 2)
+        assert shared_states(result_of([5, 6, 7, 8], [0, 2, 1, 3]), teacher) == counts(4, 4, 3)
+
+    def test_what_stands_after_eos_does_not_count(self):
+        teacher = result_of([5, 6, 7, 8], [2, 1, 0, 3])
+        assert shared_states(result_of([5, 6, 6, 6], [1, 0, 0, -1], length=1), teacher) == counts(2, 2, 2)
+        assert shared_states(result_of([5, 6, 6, 6], [0, 1, 0, -1], length=1), teacher) == counts(2, 2, 1)
+        assert shared_states(result_of([5, 6, 6, 6], [1, 0, 0, -1], length=2), teacher) == counts(2, 0, 0)
 
 
 def counts(states: int, same: int, path: int) -> dict:
