@@ -16,7 +16,7 @@ from src.data.tiny_task import WORDINGS, make_row
 from src.decoding import ConfidenceAdaptive, DecodeResult, FixedSteps
 from tests.evaluation.study_world import study, subject
 
-SMALL = study(subset=6, held_out=6, transfer_problems=6)
+SMALL = study(problems=6, subset=6, held_out=6, transfer_problems=6, timed_problems=1)
 
 
 def without_context(one):
@@ -142,7 +142,7 @@ def counts(states: int, same: int, path: int) -> dict:
 
 
 def test_the_frontier_has_every_decoder_and_one_token_per_step_for_the_teacher_alone():
-    one = subject(replace(SMALL, problems=6))
+    one = subject(SMALL)
     names = list(measure_frontier(one, Cell("a", 1))["decoders"])
     assert names == ["fixed-10", "CAD-0.9", "CAD-0.7"]
     assert [d.name for d in decoders(SMALL, Cell("teacher"))] == ["fixed-40", *names]

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from evaluation.study.compare import differences
+from evaluation.study.settings import Cell, StudyConfig
+from evaluation.study.store import CellFiles
 from scripts.study import main
+from src.config import load
 from tests.conftest import ROOT
 from tests.evaluation.study_world import write_data
 from tests.training.worlds import TRAIN, write_teacher_and_data
@@ -68,7 +72,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_a_study_killed_in_the_middle_goes_on(plan):
+def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
     out = plan.parent / "out"
     process = start(plan)
     while not (out / "dscd/seed-1/student").is_dir():
@@ -82,7 +86,7 @@ def test_a_study_killed_in_the_middle_goes_on(plan):
     )
     assert sum(name.startswith("teacher") for name in before) == 5
 
-    process = start(plan)
+    process = start(plan, "processes=2")
     text, _ = process.communicate()
     assert process.returncode == 0, text
     after = stamps(out)
@@ -94,16 +98,18 @@ def test_a_study_killed_in_the_middle_goes_on(plan):
     page = (plan.parent / "results.md").read_text()
     assert "**Does it help?**" in page and "## Wall-clock" in page and "Incomplete" not in page
 
-    process = start(plan, "--cell", "dscd/seed-1")
-    text, _ = process.communicate()
-    assert process.returncode == 0 and "dscd/seed-1: trained and measured again, the same numbers" in text
+    # One number is changed before the cell runs again, so that both answers are seen: it differs, all others agree.
     file = out / "dscd/seed-1/measures/forgetting.json"
     stored = json.loads(file.read_text())
-    stored["problems"]["nll"][1] += 0.5
+    changed = stored | {"problems": stored["problems"] | {"nll": [0.5, *stored["problems"]["nll"][1:]]}}
+    file.write_text(json.dumps(changed))
+    code, text = run_main(main, plan, "--cell", "dscd/seed-1")
+    told = [line for line in text.splitlines() if "numbers differ" in line]
+    assert code == "1" and len(told) == 1 and "dscd/seed-1 forgetting: 1 of" in told[0]
+    assert "problems.nll[0]: stored 0.5" in told[0]
     file.write_text(json.dumps(stored))
-    process = start(plan, "--cell", "dscd/seed-1")
-    text, _ = process.communicate()
-    assert process.returncode == 1 and "dscd/seed-1 forgetting: 1 of" in text and "problems.nll[1]: stored" in text
+    study, cell = load(StudyConfig, plan), Cell("dscd", 1)
+    assert differences(CellFiles.of(study, cell), CellFiles.of(study, cell, out / "reruns/dscd/seed-1")) == []
 
 
 class TestMistakes:
