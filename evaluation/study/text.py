@@ -29,6 +29,11 @@ def p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
+def p_told(p: float) -> str:
+    """A p-value in a sentence."""
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
 # How a measure is told: its value, its difference, and a does better or worse than b.
 TOLD = {
     "nfe": (
@@ -82,8 +87,8 @@ def test_text(row: dict) -> str:
     """The test of a contrast in a few words."""
     seeds = f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else "1 seed"
     if row["p_holm"] is None:
-        return f"exploratory, p = {p_text(row['p'])} uncorrected, {seeds}"
-    return f"p = {p_text(row['p_holm'])} after Holm, {seeds}"
+        return f"exploratory, {p_told(row['p'])} uncorrected, {seeds}"
+    return f"{p_told(row['p_holm'])} after Holm, {seeds}"
 
 
 def contrast_sentence(study: StudyConfig, row: dict) -> str:
