@@ -94,7 +94,8 @@ def method(results: Results) -> list[str]:
         "- Every cell runs the same trainer, decode loop and problems; NFE and tokens count up to the first EOS.",
         "- *NFE at equal accuracy*: of CAD, interpolated between thresholds. *Accuracy of CAD at a budget*: the best that "
         f"its thresholds, or a mix of two, reach with {study.budget:g} forward passes on average. *CAD against "
-        "fixed steps*: at the passes the latter take, or where CAD's loosest threshold takes more, at those of the threshold.",
+        "fixed steps*: at the passes the latter take, or where CAD's loosest threshold takes more, at those of the threshold; this "
+        "comparison was added when the first results were there.",
         "- *Wrong* tokens: the task has many right wordings, so a committed token counts as wrong if the same model, shown "
         "the finished answer with only that position masked, proposes another. It measures agreement with oneself, not "
         f"arithmetic. {study.subset} problems; a block-causal model does not see later blocks when it looks again.",
@@ -123,6 +124,8 @@ def method(results: Results) -> list[str]:
         "- **CDLM.** Its losses need recorded paths, of as many questions as `trajectories.rows` says, where DSCD has the "
         "answers to all; and with blocks as long as those of every other decoder here, a canvas has few blocks for its "
         "consistency loss to act on.",
+        "- **Wall-clock.** A model this small spends much of a step outside its matrix products, so tokens/s gain less than "
+        "NFE promise; 8B weights on a GPU are another matter, not measured here.",
         "- **Interpolation.** NFE at equal accuracy depends on the few thresholds measured; `not reached` means at none of "
         "them.",
         "",

@@ -1,7 +1,7 @@
 """The first page's sentences, and what becomes of the published claims; both follow the numbers."""
 
 from evaluation.study.settings import TEACHER, StudyConfig
-from evaluation.study.text import cell_command, contrast_sentence, p_told, points, relation, span
+from evaluation.study.text import cell_command, contrast_sentence, p_phrase, points, relation, span
 
 
 def cad_sentence(study: StudyConfig, analysis: dict, config: str) -> str:
@@ -15,7 +15,7 @@ def cad_sentence(study: StudyConfig, analysis: dict, config: str) -> str:
         gain = f"at equal accuracy CAD needs {span(equal, 2)} times {word} forward passes than one token per step"
     return (
         f"**What does CAD bring without training?** With the untrained teacher, {gain}; at threshold {study.headline:g} "
-        f"the accuracy differs by {points(cad['accuracy_difference'])} (McNemar {p_told(cad['mcnemar'])}) with "
+        f"the accuracy differs by {points(cad['accuracy_difference'])} (McNemar {p_phrase(cad['mcnemar'])}) with "
         f"{span(cad['fewer_at_headline'], 2)} times fewer. {fixed_sentence(study, analysis)} Table of variants, row "
         f"{study.label(TEACHER)}; `{cell_command(config, study, TEACHER)}`"
     )

@@ -30,7 +30,8 @@ def contrast_table(study: StudyConfig, analysis: dict, main: bool) -> list[str]:
         ]
         line += [value(row["value_a"]), value(row["value_b"]), difference(row["difference"]), seeds, p_text(row["p"])]
         line += [p_text(row["p_holm"])] if main else []
-        rows.append([*line, ", ".join(map(p_text, row["mcnemar"])), VERDICTS[row["verdict"]]])
+        verdict = "not after correction" if row["verdict"] == "neither" and row["sign"] else VERDICTS[row["verdict"]]
+        rows.append([*line, ", ".join(map(p_text, row["mcnemar"])), verdict])
     return table(head, rows)
 
 

@@ -29,9 +29,8 @@ def p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
-def p_told(p: float) -> str:
-    """A p-value in a sentence."""
-    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+def p_phrase(p: float) -> str:
+    return f"p = {p_text(p)}" if p >= 0.001 else f"p {p_text(p)}"
 
 
 # How a measure is told: its value, its difference, and a does better or worse than b.
@@ -80,15 +79,16 @@ def measure_name(study: StudyConfig, measure: str) -> str:
 def relation(row: dict) -> str:
     """Whether a does better than b, worse, or neither can be said."""
     _, _, better, worse = TOLD[row["measure"]]
-    return {"a": better, "b": worse, "neither": "is not measurably different from"}[row["verdict"]]
+    unsure = "is not measurably different from" if row["sign"] == 0 else "differs only before correction from"
+    return {"a": better, "b": worse, "neither": unsure}[row["verdict"]]
 
 
 def test_text(row: dict) -> str:
     """The test of a contrast in a few words."""
     seeds = f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else "1 seed"
     if row["p_holm"] is None:
-        return f"exploratory, {p_told(row['p'])} uncorrected, {seeds}"
-    return f"{p_told(row['p_holm'])} after Holm, {seeds}"
+        return f"exploratory, {p_phrase(row['p'])} uncorrected, {seeds}"
+    return f"{p_phrase(row['p_holm'])} after Holm, {seeds}"
 
 
 def contrast_sentence(study: StudyConfig, row: dict) -> str:

@@ -116,6 +116,7 @@ class TestContrasts:
         among = rows(levels, contrasts=(one, *[null] * 19), page={}, resamples=2000, seeds=(2,))["C1"]
         assert alone["p"] == among["p"] and among["p_holm"] == pytest.approx(min(1, 20 * alone["p"]))
         assert (alone["verdict"], among["verdict"]) == ("a", "neither")
+        assert "differs only before correction from" in contrast_sentence(study(), among)
 
     def test_only_what_both_sides_have_is_compared(self):
         row = rows(EQUAL, exploratory_problems=50)["C3"]
