@@ -57,7 +57,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_whole_reproduction(world):
+def test_a_whole_reproduction_and_the_same_command_again(world):
     """Both students, one benchmark of each; all four take twice as long and nothing else."""
     done = reproduce(world, CONFIRM, TASKS="gsm8k mbpp")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -70,6 +70,22 @@ def test_a_whole_reproduction(world):
         assert all((f["published"] is None or "contains" in f) for f in row["figures"]) and row["control"]["says"]
         assert row["runs"]["teacher, fixed, full"]["nfe"] == 32 > row["runs"]["teacher + CAD"]["nfe"]
     assert (world / "out/table.md").read_text() in done.stdout
+
+    out = world / "out"
+    kept = [*out.glob("*/student/*"), *out.glob("*/training_log.jsonl"), *out.glob("eval/gsm8k/*/answers.*.jsonl")]
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in kept}
+    assert (
+        len(list(out.glob("*/student/model.safetensors"))) == 2 and len(list(out.glob("eval/gsm8k/*/answers.*"))) == 5
+    )
+    again = reproduce(world, TASKS="gsm8k")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "student (done)" in again.stdout and "== student" not in again.stdout and "== data" not in again.stdout
+    assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in kept}
+    figures = json.loads((out / "table.json").read_text())["gsm8k"]["figures"][:3]
+    assert figures == table["gsm8k"]["figures"][:3]
+
+    other = reproduce(world, "dscd.temperature=1", TASKS="gsm8k")
+    assert other.returncode != 0 and "was started with dscd.temperature=2.0, not 1.0" in other.stderr
 
 
 @pytest.mark.slow
