@@ -99,7 +99,7 @@ def main():
         check_output("--trace", arguments.trace)
     runs = [(a, Generator(a)) for a in (arguments, other) if a is not None]
     for its_arguments, generator in runs:
-        policy_of(its_arguments).check(generator.config)
+        generator.check(policy_of(its_arguments))
     console = Console(highlight=False)
     question = arguments.prompt
     if question is None:

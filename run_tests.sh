@@ -8,4 +8,4 @@ source scripts/setup_env.sh requirements-dev.txt
 # One worker per core with one thread each: the models are too small to gain from more.
 workers=$("$PYTHON" -c 'import os; print(min(os.cpu_count() or 1, 8))')
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest --numprocesses "$workers" --dist loadscope "$@"
+exec "$PYTHON" -m pytest --numprocesses "$workers" --dist loadscope --no-loadscope-reorder "$@"

@@ -15,6 +15,7 @@ from src.config import require
 from src.data.examples import encode_prompt, end_ids
 from src.decoding import DecodeConfig, DecodeResult, decode
 from src.decoding.caches import CACHES, exact_cache
+from src.decoding.checks import check_prompt, check_settings
 from src.decoding.generation_settings import GenerationSettings
 from src.decoding.policies import Policy
 from src.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
@@ -91,21 +92,25 @@ class Generator:
 
     def __init__(self, arguments: argparse.Namespace):
         self.folder = arguments.model_path
-        model_config = load_config(self.folder)
+        self.model_config = load_config(self.folder)
         self.tokenizer = load_tokenizer(self.folder)
         settings = GenerationSettings.load(self.folder)
         self.config = DecodeConfig(
-            mask_id=model_config.mask_token_id,
+            mask_id=self.model_config.mask_token_id,
             eos_ids=end_ids(self.tokenizer),
             **settings.canvas(arguments.gen_length, arguments.block_length),
             temperature=arguments.temperature,
             cfg_scale=arguments.cfg_scale,
             eos_hold_ratio=arguments.eos_threshold_ratio,
             seed=arguments.seed,
-            cache=arguments.cache or exact_cache(model_config.attention),
+            cache=arguments.cache or exact_cache(self.model_config.attention),
             refresh_interval=arguments.refresh_interval,
             compile=arguments.compile,
         )
+
+    def check(self, policy: Policy) -> None:
+        """Raise ValueError for a policy or settings with which this checkpoint cannot be decoded."""
+        check_settings(self.model_config, policy, self.config)
 
     @cached_property
     def model(self) -> DiffusionLM:
@@ -129,7 +134,9 @@ class Generator:
 
     def run(self, prompts: Sequence[torch.Tensor], policy: Policy, on_step=None) -> tuple[DecodeResult, float]:
         """Decode, and time the decoding in seconds."""
-        policy.check(self.config)
+        self.check(policy)
+        for i, prompt in enumerate(prompts):
+            check_prompt(self.model_config, i, prompt, self.config)
         model = self.model
         start = time.perf_counter()
         result = decode(model, prompts, policy, self.config, on_step=on_step)

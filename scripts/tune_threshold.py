@@ -27,7 +27,7 @@ from evaluation.tuning import Trial, best, bisect, grid, ladder, read_problems
 from scripts.common import Generator, add_generation_options, check_output, write_text
 from src.config import exit_with_message, require
 from src.data.rows import digest
-from src.decoding import DecodeConfig, FixedSteps
+from src.decoding import FixedSteps
 from src.decoding.generation_settings import GenerationSettings
 from src.decoding.policies import Policy
 from src.decoding.policy_options import LIMITS, POLICIES, PolicyOptions, check_name, choose_policy
@@ -74,9 +74,9 @@ def check(arguments: argparse.Namespace) -> None:
         check_output("--output", arguments.output)
 
 
-def candidates(arguments: argparse.Namespace, config: DecodeConfig) -> dict[float, tuple[GenerationSettings, Policy]]:
+def candidates(arguments: argparse.Namespace, generator: Generator) -> dict[float, tuple[GenerationSettings, Policy]]:
     """For every value to try, the loosest first: the settings that would be written, and the policy they mean."""
-    stored, name = GenerationSettings.load(arguments.model_path), arguments.policy
+    stored, name, config = GenerationSettings.load(arguments.model_path), arguments.policy, generator.config
     limits = {k: vars(stored)[k] if stored.policy == name else None for k in LIMITS}
     limits |= {k: vars(arguments)[k] for k in LIMITS if vars(arguments)[k] is not None}
     canvas = {"gen_length": config.gen_length, "block_length": config.block_length}
@@ -85,7 +85,7 @@ def candidates(arguments: argparse.Namespace, config: DecodeConfig) -> dict[floa
         settings = replace(stored, policy=name, **{POLICIES[name].option: value}, **limits, **canvas)
         given = PolicyOptions(policy=name, **{k: vars(arguments)[k] for k in LIMITS})
         policy = choose_policy(given, settings, config.gen_length)
-        policy.check(config)
+        generator.check(policy)
         found[value] = settings, policy
     return found
 
@@ -136,7 +136,7 @@ def main():
     generator = Generator(arguments)
     config = generator.config
     arguments.gen_length = config.gen_length
-    values = candidates(arguments, config)
+    values = candidates(arguments, generator)
 
     def run(policy: Policy, label: str) -> dict:
         how = {"batch_size": arguments.batch_size, "score": score, "label": label}

@@ -1,6 +1,8 @@
 """Shared by all tests: small models on the CPU, and the reference checkpoint with the published programs' outputs."""
 
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -11,9 +13,17 @@ from src.model import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Whole runs first, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
-def seeded():
+def seeded_and_alone():
+    """The same random numbers for every test, and no environment variable that another one has set."""
     torch.manual_seed(0)
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

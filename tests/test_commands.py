@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from src.data.rows import read_jsonl
 from src.model import LLaDAModelLM
+from tests.command_line import alone, command, refused
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -32,22 +33,10 @@ evaluate: {{problems: 24, batch_size: 24, gen_length: 40, block_length: 20, fixe
 """
 
 
-def command(*words, **environment) -> subprocess.CompletedProcess:
-    words = [sys.executable, *map(str, words)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
-
-
 def mini_config(folder):
     path = folder / "mini.yaml"
     path.write_text(MINI.format(folder=folder))
     return path
-
-
-def refused(done: subprocess.CompletedProcess, message: str) -> None:
-    """One line on stderr that holds the message, and a non-zero exit."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode != 0
-    assert len(lines) == 1 and message in lines[0], done.stderr
 
 
 class TestGenerating:
@@ -89,6 +78,12 @@ class TestGenerating:
     def test_help(self, script):
         done = command(f"scripts/{script}.py", "--help")
         assert done.returncode == 0 and f"python scripts/{script}.py" in done.stdout
+
+    def test_a_new_interpreter_and_another_folder(self, tmp_path):
+        """Nothing but the script's path is needed."""
+        words = (ROOT / "scripts/LLaDA_generate_dynamic.py", "--model_path", TEACHER, "--prompt", QUESTION)
+        done = alone(*words, folder=tmp_path)
+        assert done.returncode == 0 and "#### 8" in done.stdout, done.stderr
 
 
 class TestBadExperiments:

@@ -90,8 +90,10 @@ class AnswerLog:
 
 
 def drop_torn_line(file) -> None:
-    """Cut a file, open for reading and writing, after its last line break."""
+    """Cut a file, open for reading and writing, after its last line break; a whole one is not touched."""
     file.seek(0)
     data = file.read()
-    file.truncate(data.rfind(b"\n") + 1)
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        file.truncate(whole)
     file.seek(0, os.SEEK_END)

@@ -42,7 +42,7 @@ class LLaDA(ProcessesLM):
         super().__init__()
         self.model, self.tokenizer = load_for_inference(pretrained, dtype=DTYPES[dtype])
         self.settings = GenerationSettings.load(pretrained)
-        self.mask_id, self.eos_ids = self.model.config.mask_token_id, end_ids(self.tokenizer)
+        self.eos_ids = end_ids(self.tokenizer)
         self.batch_size, self.mc_samples, self.seed = int(batch_size), mc_samples, seed
         self.log, self.recorder = log, recorder or Recorder()
         self.done: dict[Key, Answer] = {}
@@ -114,7 +114,7 @@ class LLaDA(ProcessesLM):
     def job(self, key: Key, request: str, instance: Instance) -> Job:
         context, arguments = instance.args
         options, until = task_options(arguments)
-        decoder = make_decoder(options, self.settings, self.mask_id, self.eos_ids, self.seed)
+        decoder = make_decoder(options, self.settings, self.model.config, self.eos_ids, self.seed)
         return Job(key, request, instance, self.tok_encode(context), decoder, until)
 
     def text(self, tokens: torch.Tensor, until: tuple[str, ...]) -> str:

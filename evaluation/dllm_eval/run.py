@@ -38,10 +38,10 @@ def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, scor
 
 def decoders_of(loaded: dict, pretrained: str, seed: int) -> dict[str, Decoder]:
     """How each generating task will be decoded. Raises ValueError for settings that cannot be, before any weights."""
-    mask_id = load_config(pretrained).mask_token_id
+    model_config = load_config(pretrained)
     stored, eos_ids = GenerationSettings.load(pretrained), end_ids(load_tokenizer(pretrained))
     return {
-        name: make_decoder(task_options(task.config.generation_kwargs)[0], stored, mask_id, eos_ids, seed)
+        name: make_decoder(task_options(task.config.generation_kwargs)[0], stored, model_config, eos_ids, seed)
         for name, task in loaded["tasks"].items()
         if task.get_config("output_type") == "generate_until"
     }

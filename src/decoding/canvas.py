@@ -61,24 +61,6 @@ class Canvas:
             value.copy_(other.tensors()[name])
 
 
-def check_prompt(model, i: int, prompt: torch.Tensor, config: DecodeConfig) -> None:
-    """Raise ValueError naming the prompt and what to do, for anything the model cannot decode."""
-    if prompt.ndim != 1 or prompt.numel() == 0:
-        raise ValueError(f"prompt {i} is empty or not 1-D (shape {tuple(prompt.shape)}): pass its token ids")
-    if prompt.is_floating_point() or prompt.min() < 0 or prompt.max() >= model.config.embedding_size:
-        raise ValueError(f"prompt {i} has entries outside the {model.config.embedding_size} token ids of the model")
-    room = model.config.max_sequence_length - config.gen_length
-    if prompt.numel() > room:
-        raise ValueError(
-            f"prompt {i} has {prompt.numel()} tokens; with gen_length={config.gen_length} the model's "
-            f"{model.config.max_sequence_length} leave room for {room}: shorten it or gen_length"
-        )
-    if not config.infill and (prompt == config.mask_id).any():
-        raise ValueError(
-            f"prompt {i} contains the mask token {config.mask_id}: remove it, or have it answered with infill=True"
-        )
-
-
 def start_canvas(rows: Sequence[Row], config: DecodeConfig, device: torch.device, grid: str | None = None) -> Canvas:
     """All prompts on the left of an all-mask answer.
 

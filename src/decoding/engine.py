@@ -8,7 +8,8 @@ from itertools import count, islice
 import torch
 
 from src.decoding.caches import CACHES
-from src.decoding.canvas import Canvas, Row, check_prompt, join, result_of, start_canvas
+from src.decoding.canvas import Canvas, Row, join, result_of, start_canvas
+from src.decoding.checks import check_prompt, check_settings, warn_of_other_blocks
 from src.decoding.config import DecodeConfig
 from src.decoding.policies import Policy
 from src.decoding.result import DecodeResult
@@ -85,39 +86,6 @@ class Batch:
         return result
 
 
-def check(model, policy: Policy, config: DecodeConfig, batch_size: int) -> None:
-    """Raise ValueError for settings that do not fit each other or the model."""
-    policy.check(config)
-    for name, token in (("mask_id", config.mask_id), *(("eos_ids", token) for token in config.eos_ids)):
-        if not 0 <= token < model.config.embedding_size:
-            raise ValueError(f"{name}={token} is outside the vocabulary of {model.config.embedding_size}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
-    check_attention(model, config)
-
-
-def check_attention(model, config: DecodeConfig) -> None:
-    """Raise ValueError for a cache or an option that is wrong for what the model's positions see."""
-    own = model.config
-    if own.attention == "bidirectional":
-        if config.cache == "block":
-            raise ValueError(
-                "cache='block' needs a block-causal checkpoint and this one is bidirectional: use cache='none', or "
-                "'prefix' or 'dual', which are approximate"
-            )
-        return
-    if config.cache in ("prefix", "dual"):
-        raise ValueError(f"cache={config.cache!r} is for bidirectional checkpoints: use 'block', which is exact here")
-    if config.infill and own.block_grid == "absolute":
-        raise ValueError("infill needs blocks that start where the answer starts, this checkpoint's count from 0")
-    if config.block_length != own.block_length:
-        warnings.warn(
-            f"block_length={config.block_length} is not the {own.block_length} that this checkpoint was trained with: "
-            "answers may be much worse",
-            stacklevel=4,
-        )
-
-
 def halve(batch_size: int, halved: bool, error: torch.OutOfMemoryError) -> int:
     """The batch size to go on with. Raises the error if there is nothing left to give."""
     if halved or batch_size == 1:
@@ -152,7 +120,10 @@ def decode_stream(
     the canvas after every step. Out of memory, the batch is halved once with a warning and its rows start again.
     Raises ValueError for input that cannot be decoded, FloatingPointError with row and step for bad logits.
     """
-    check(model, policy, config, batch_size)
+    check_settings(model.config, policy, config)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    warn_of_other_blocks(model.config, config)
     waiting = (Row(*each) for each in zip(count(), prompts, count() if row_ids is None else row_ids))
     again: deque[Row] = deque()
     batch, halved = Batch(model, policy, config, batch_size), False
@@ -161,7 +132,7 @@ def decode_stream(
             arrivals = [again.popleft() for _ in range(min(len(again), batch_size - len(batch.rows)))]
             arrivals += islice(waiting, batch_size - len(batch.rows) - len(arrivals))
             for row in arrivals:
-                check_prompt(model, row.index, row.prompt, config)
+                check_prompt(model.config, row.index, row.prompt, config)
             if not arrivals and not batch.rows:
                 return
             full: torch.OutOfMemoryError | None = None

@@ -1,20 +1,18 @@
 """Reading and splitting rows, and the command that prepares them."""
 
 import json
-import subprocess
-import sys
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from src.data.rows import Source, build_splits, read_jsonl, read_source
+from tests.command_line import command
 from tests.conftest import ROOT
 
 
-def prepare(*options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/prepare_data.py", *map(str, options)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def prepare(*options):
+    return command("scripts/prepare_data.py", *options)
 
 
 def gsm8k_file(folder, count: int = 20):

@@ -1,6 +1,7 @@
 """The answer log survives a kill at any byte, and refuses what does not belong to it."""
 
 import json
+import os
 
 import pytest
 
@@ -23,6 +24,13 @@ class TestAnswerLog:
         log = filled(tmp_path)
         again = AnswerLog(tmp_path, 0)
         assert again.answers == log.answers and again.resumed == 3 and again.session == 1
+
+    def test_reading_a_whole_log_leaves_it_as_it_is(self, tmp_path):
+        filled(tmp_path)
+        file = tmp_path / "answers.0.jsonl"
+        os.utime(file, ns=(0, 0))
+        AnswerLog(tmp_path, 0).file.close()
+        assert file.stat().st_mtime_ns == 0
 
     def test_a_kill_at_any_byte_loses_at_most_the_last_answer(self, tmp_path):
         filled(tmp_path)

@@ -95,15 +95,20 @@ class TestLikelihood:
         model = LLaDA(checkpoint)
         (x,) = model.tok_encode("x", add_special_tokens=True)
         y = model.tok_encode("y", add_special_tokens=False)[0]
-        log_p = model.model(input_ids=torch.tensor([[x, model.mask_id]])).logits[0, 1].log_softmax(-1)
+        log_p = (
+            model.model(input_ids=torch.tensor([[x, model.model.config.mask_token_id]])).logits[0, 1].log_softmax(-1)
+        )
         assert one[3][0] == pytest.approx(log_p[y].item(), abs=1e-4)
 
     def test_greedy_is_true_for_what_the_model_would_write(self, checkpoint):
         model = LLaDA(checkpoint, batch_size=4, mc_samples=2)
         (best,) = (
-            model.model(input_ids=torch.tensor([[*model.tok_encode("x"), model.mask_id]])).logits[:, -1].topk(3).indices
+            model.model(input_ids=torch.tensor([[*model.tok_encode("x"), model.model.config.mask_token_id]]))
+            .logits[:, -1]
+            .topk(3)
+            .indices
         )
-        written = next(t.item() for t in best if t != model.mask_id)
+        written = next(t.item() for t in best if t != model.model.config.mask_token_id)
         pairs = [torch.tensor(model.tok_encode("x"))] * 2
         assert greedy(
             model.model, list(zip(pairs, [torch.tensor([written]), torch.tensor([written + 1])], strict=True)), 4

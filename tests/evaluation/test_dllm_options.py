@@ -8,17 +8,20 @@ from evaluation import evaluation_script
 from evaluation.dllm_eval.options import generation_pairs, make_decoder, model_options, task_options
 from src.decoding import ConfidenceAdaptive, FixedSteps
 from src.decoding.generation_settings import GenerationSettings
+from src.model import LLaDAConfig
 
 PUBLISHED = (
     "use_dynamic=true,gen_length=256,block_length=32,confidence_threshold=0.95,min_tokens_per_step=1,"
     "max_tokens_per_step=32,eos_threshold_ratio=0.3"
 )
 STORED = GenerationSettings(gen_length=64, block_length=16, confidence_threshold=0.8)
+BIDIRECTIONAL = LLaDAConfig(vocab_size=10, mask_token_id=9)
+BLOCK_CAUSAL = LLaDAConfig(vocab_size=10, mask_token_id=9, attention="block_causal", block_length=16)
 
 
-def decoder(gen_kwargs: str, stored=STORED, **request):
+def decoder(gen_kwargs: str, stored=STORED, model_config=BIDIRECTIONAL, **request):
     options, _ = task_options(generation_pairs(gen_kwargs) | request)
-    return make_decoder(options, stored, mask_id=9, eos_ids=(7,), seed=42)
+    return make_decoder(options, stored, model_config, eos_ids=(7,), seed=42)
 
 
 class TestGenerationOptions:
@@ -33,6 +36,14 @@ class TestGenerationOptions:
         found = decoder("use_dynamic=true")
         assert found.policy == ConfidenceAdaptive(0.8)
         assert (found.config.gen_length, found.config.block_length) == (64, 16)
+
+    def test_the_cache_is_the_fastest_exact_one_and_an_approximate_one_is_refused_where_it_is_not_needed(self):
+        assert decoder("").config.cache == "none" and decoder("", model_config=BLOCK_CAUSAL).config.cache == "block"
+        assert decoder("cache=none", model_config=BLOCK_CAUSAL).config.cache == "none"
+        with pytest.raises(ValueError, match="use 'block', which is exact here"):
+            decoder("cache=dual", model_config=BLOCK_CAUSAL)
+        with pytest.raises(ValueError, match="needs a block-causal checkpoint"):
+            decoder("cache=block")
 
     def test_fixed_steps(self):
         assert decoder("use_dynamic=false").policy == FixedSteps(64)
