@@ -23,7 +23,8 @@ def first_page(study: StudyConfig, analysis: dict, config: str, plots: str) -> l
         "",
         f"Written by `python scripts/study.py {config}`: {study.problems} held-out problems of the embedded task, "
         f"students of the same number of steps, seeds {', '.join(map(str, study.seeds))} for the main variants. The "
-        "comparisons were planned in that file before the runs.",
+        "comparisons were planned in that file before the runs"
+        + ("; what was changed since is listed under *How it was measured*." if study.amendments else "."),
         "",
     ]
     if analysis["missing"]:
@@ -94,8 +95,7 @@ def method(results: Results) -> list[str]:
         "- Every cell runs the same trainer, decode loop and problems; NFE and tokens count up to the first EOS.",
         "- *NFE at equal accuracy*: of CAD, interpolated between thresholds. *Accuracy of CAD at a budget*: the best that "
         f"its thresholds, or a mix of two, reach with {study.budget:g} forward passes on average. *CAD against "
-        "fixed steps*: at the passes the latter take, or where CAD's loosest threshold takes more, at those of the threshold; this "
-        "comparison was added when the first results were there.",
+        "fixed steps*: at the passes the latter take, or where CAD's loosest threshold takes more, at those of the threshold.",
         "- *Wrong* tokens: the task has many right wordings, so a committed token counts as wrong if the same model, shown "
         "the finished answer with only that position masked, proposes another. It measures agreement with oneself, not "
         f"arithmetic. {study.subset} problems; a block-causal model does not see later blocks when it looks again.",
@@ -110,6 +110,7 @@ def method(results: Results) -> list[str]:
         f"the headline threshold {study.headline:g}. Accuracies in the table of cells: Wilson.",
         f"- Made on {record['device']}, {record['threads']} thread(s), torch {record['versions']['torch']}. Wall-clock was "
         "taken at the end in one process, all variants in turn on the same problems at batch 1.",
+        *(f"- Changed after the plan was written: {amendment}." for amendment in study.amendments),
         "",
         "## Threats to validity",
         "",
@@ -121,8 +122,8 @@ def method(results: Results) -> list[str]:
         "narrow; the differences by seed stand in the table. A single seed's interval covers the problems alone.",
         f"- **Settings.** One learning rate, length of training and threshold for all variants, those of {study.experiment} "
         "and of the study's file; each variant's own best may lie elsewhere.",
-        "- **CDLM.** Its losses need recorded paths, of as many questions as `trajectories.rows` says, where DSCD has the "
-        "answers to all; and with blocks as long as those of every other decoder here, a canvas has few blocks for its "
+        "- **CDLM.** It learns from the teacher's recorded paths that end in a right answer, DSCD from one answer to each "
+        "question; and with blocks as long as those of every other decoder here, a canvas has few blocks for its "
         "consistency loss to act on.",
         "- **Wall-clock.** A model this small spends much of a step outside its matrix products, so tokens/s gain less than "
         "NFE promise; 8B weights on a GPU are another matter, not measured here.",

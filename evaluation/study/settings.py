@@ -47,7 +47,7 @@ class StudyConfig:
     under the teacher's at one token per step and count as equal. budget: forward passes of accuracy_at_nfe.
     processes: cells at a time, one thread each. report: the page written; its plots and JSON go beside it.
     labels: what a variant is called in print. page: questions of the page's first part, and the contrasts, as
-    a/b/measure, that answer each.
+    a/b/measure, that answer each. amendments: what was changed in this file after it was first written, and when.
     """
 
     experiment: str
@@ -80,6 +80,7 @@ class StudyConfig:
     report: str = "docs/results.md"
     labels: dict[str, str] = field(default_factory=dict)
     page: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    amendments: tuple[str, ...] = ()
 
     def __post_init__(self):
         require(bool(self.variants) and bool(self.seeds), "variants and seeds must not be empty")
