@@ -17,11 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import exit_with_message, require
 from src.data.rows import SOURCES, build_splits, digest, revision_of, write_jsonl
+from src.data.tiny_task import CHAINS
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, choices=[*SOURCES, "tiny"])
+    parser.add_argument("--dataset", required=True, choices=[*SOURCES, *CHAINS])
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--max_samples", type=int, help="rows to take before splitting (tiny: training rows)")
     parser.add_argument("--source", help="local .jsonl or .parquet file instead of the hub")
@@ -46,7 +47,7 @@ def answer(rows: list[dict], arguments: argparse.Namespace) -> list[dict]:
     from src.training.own_answers import own_answers
 
     require(arguments.teacher is not None, "--answers teacher needs --teacher: the checkpoint that answers")
-    checks = arguments.dataset == "tiny" and arguments.keep == "right"
+    checks = arguments.dataset in CHAINS and arguments.keep == "right"
     require(checks or arguments.keep == "all", f"no checker for {arguments.dataset} answers: pass --keep all")
     teacher, tokenizer = load_for_inference(arguments.teacher)
     return own_answers(

@@ -20,17 +20,39 @@ class ConfigError(ValueError):
 
 
 def load(cls: type, path: str | Path, overrides: Sequence[str] = ()):
-    """Read a YAML file into dataclass `cls`, then apply `section.key=value` overrides (values are YAML too)."""
-    path = Path(path)
+    """Read a YAML file into dataclass `cls`, then apply `section.key=value` overrides (values are YAML too).
+
+    `extends: FILE` in it starts from another file beside it: sections are merged, whatever else is said replaces.
+    """
+    tree = read_tree(Path(path))
+    for override in overrides:
+        apply_override(tree, override)
+    return build(cls, tree)
+
+
+def read_tree(path: Path, extending: tuple[Path, ...] = ()) -> dict:
+    """A YAML file as a nested dictionary, merged over the file that it extends."""
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist: pass a YAML file, for instance configs/tiny.yaml")
+    if path in extending:
+        raise ConfigError(f"{path} extends itself: remove one `extends`")
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    for override in overrides:
-        apply_override(tree, override)
-    return build(cls, tree)
+    if not isinstance(tree, dict) or "extends" not in tree:
+        return tree
+    return merged(read_tree(path.parent / str(tree.pop("extends")), (*extending, path)), tree)
+
+
+def merged(base: dict, changes: dict) -> dict:
+    """`base` with `changes`: dictionaries in both are merged in turn, anything else is replaced."""
+    both = {key: merged(base[key], value) for key, value in changes.items() if is_section(base.get(key), value)}
+    return base | changes | both
+
+
+def is_section(*values) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def apply_override(tree: dict, override: str) -> None:

@@ -46,7 +46,7 @@ class DataConfig:
     answers_temperature and answers_block_length; keep: of the teacher's answers all, or the right ones.
     """
 
-    dataset: Literal["gsm8k", "opencode", "tiny"]
+    dataset: Literal["gsm8k", "opencode", "tiny", "tiny_long"]
     dir: str
     source: str | None = None
     max_samples: int | None = None

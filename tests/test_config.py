@@ -53,6 +53,25 @@ def test_overrides(tmp_path):
         read(tmp_path, MINIMAL, "temperature")
 
 
+class TestExtends:
+    def test_sections_are_merged_and_the_rest_replaced(self, tmp_path):
+        (tmp_path / "base.yaml").write_text(
+            MINIMAL + "dscd: {temperature: 3, student_ratio: [0.5, 0.6]}\nalso: {a: [x=1]}\n"
+        )
+        (tmp_path / "middle.yaml").write_text("extends: base.yaml\noutput_dir: m\ndscd: {student_ratio: [0.7, 0.8]}\n")
+        config = read(tmp_path, "extends: middle.yaml\nalso: {b: [y=2]}\n", "dscd.clamp=5")
+        assert (config.teacher, config.output_dir, config.data.dir) == ("t", "m", "d")
+        assert (config.dscd.temperature, config.dscd.student_ratio, config.dscd.clamp) == (3, (0.7, 0.8), 5)
+        assert config.also == {"a": ("x=1",), "b": ("y=2",)}
+
+    def test_a_file_that_is_not_there_and_a_circle(self, tmp_path):
+        with pytest.raises(ConfigError, match="none.yaml does not exist"):
+            read(tmp_path, "extends: none.yaml\n")
+        (tmp_path / "other.yaml").write_text("extends: run.yaml\n")
+        with pytest.raises(ConfigError, match="run.yaml extends itself"):
+            read(tmp_path, "extends: other.yaml\n")
+
+
 def test_a_dumped_config_loads_as_itself(tmp_path):
     config = read(tmp_path, MINIMAL + "dscd: {student_ratio: [0.5, 0.6]}\n")
     dump(config, tmp_path / "again.yaml")
@@ -64,7 +83,7 @@ def test_every_shipped_config_loads(path):
     if path.name.startswith("accelerate"):
         assert "num_processes" in path.read_text()
     else:
-        kinds = {"tiny_teacher": PretrainConfig, "study": StudyConfig}
+        kinds = {"tiny_teacher": PretrainConfig, "large_teacher": PretrainConfig, "study": StudyConfig}
         load(next((kind for name, kind in kinds.items() if path.name.startswith(name)), ExperimentConfig), path)
 
 

@@ -9,9 +9,11 @@ from evaluation.study.analysis import analyse
 from evaluation.study.plots import plot_equal, plot_frontier, plot_reliability
 from evaluation.study.results import Results
 from evaluation.study.sentences import claims, page_sentences
-from evaluation.study.settings import TEACHER, Cell, StudyConfig
+from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of
 from evaluation.study.store import write_json
 from src.config import require
+from src.model.loading import load_config
+from src.training.train import parameter_count
 
 MOST_BYTES = 2_000_000  # of raw results that go beside the page; larger ones stay in output_dir
 
@@ -87,7 +89,8 @@ def all_tables(results: Results, analysis: dict) -> list[str]:
 def method(results: Results) -> list[str]:
     """How it was measured, and what stands against believing it."""
     study, record = results.study, results.measures[Cell(TEACHER)]["frontier"]["provenance"]
-    own = len(study.main)
+    experiment = experiment_of(study, Cell(TEACHER))
+    millions, own = parameter_count(load_config(experiment.teacher)) / 1e6, len(study.main)
     return [
         "",
         "## How it was measured",
@@ -114,8 +117,8 @@ def method(results: Results) -> list[str]:
         "",
         "## Threats to validity",
         "",
-        "- **Size.** A teacher of a million parameters and students trained for minutes: what costs most at 8B (memory, "
-        "learning rate, length of training) is not seen here.",
+        f"- **Size.** A teacher of {millions:.1f} million parameters and students trained for {experiment.train.max_steps} "
+        "steps: what costs most at 8B (memory, learning rate, length of training) is not seen here.",
         "- **Task.** Synthetic arithmetic with eight wordings per step, drawn at random. It was made so that parallel "
         "commitment is hard for the reason it is hard in language, many right answers, and it has no other difficulty.",
         f"- **Seeds.** {len(study.seeds)} for {own} variants, one for the rest. Resampling so few seeds makes intervals too "

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from src.config import require
-from src.data.tiny_task import make_row
+from src.data.tiny_task import CHAINS, make_row
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
@@ -60,8 +60,8 @@ TINY_COUNTS = {"train": 4000, "validation": 500, "test": 2000}
 
 def revision_of(dataset: str, file: str | None) -> str:
     """What pins the source: the hub's commit, or the SHA-256 of a local file; tiny is pinned by our own code."""
-    if dataset == "tiny":
-        require(file is None, "--source does not apply to tiny: its problems are generated")
+    if dataset in CHAINS:
+        require(file is None, f"--source does not apply to {dataset}: its problems are generated")
         return "generated"
     if file is not None:
         require(Path(file).is_file(), f"source file {file} does not exist: check --source")
@@ -108,10 +108,10 @@ def read_file(path: Path) -> list[dict] | Iterator[dict]:
 def build_splits(
     dataset: str, file: str | None, revision: str, max_samples: int | None, seed: int
 ) -> dict[str, list[dict]]:
-    """The splits of a data set by name: shuffled with the seed and cut, or generated for `tiny`."""
-    if dataset == "tiny":
+    """The splits of a data set by name: shuffled with the seed and cut, or generated for the embedded task."""
+    if dataset in CHAINS:
         counts = TINY_COUNTS | ({} if max_samples is None else {"train": max_samples})
-        return {split: [make_row(split, i, seed) for i in range(count)] for split, count in counts.items()}
+        return {split: [make_row(split, i, seed, dataset) for i in range(count)] for split, count in counts.items()}
     source = SOURCES[dataset]
     limit = source.default_samples if max_samples is None else max_samples
     rows = list(read_source(source, file, revision, limit))

@@ -26,7 +26,7 @@ WORDINGS = (
 )
 MAX_VALUE = 20
 OPERAND = (1, 4)
-STEPS = (2, 3, 4)
+CHAINS = {"tiny": (2, 3, 4), "tiny_long": (6, 7, 8)}  # steps of a problem, by the data set's name
 SPLITS = ("train", "validation", "test")
 
 
@@ -52,11 +52,11 @@ def split_of(problem: Problem) -> str:
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
 
-def draw_problem(rng: random.Random) -> Problem:
+def draw_problem(rng: random.Random, task: str = "tiny") -> Problem:
     """A random problem: a tenth starts with packs of equal size, others may double in the middle."""
     steps = []
     value = start = rng.randint(2, 10)
-    for position in range(rng.choice(STEPS)):
+    for position in range(rng.choice(CHAINS[task])):
         choices = [("+", k) for k in range(OPERAND[0], OPERAND[1] + 1) if value + k <= MAX_VALUE]
         choices += [("-", k) for k in range(OPERAND[0], OPERAND[1] + 1) if value - k >= 0]
         if position == 0 and value <= 5 and rng.random() < 0.4:
@@ -93,12 +93,12 @@ def word_answer(problem: Problem, name: str, obj: str, rng: random.Random) -> st
     return " ".join(parts) + f" #### {value}"
 
 
-def make_row(split: str, index: int, seed: int = 0) -> dict[str, str]:
+def make_row(split: str, index: int, seed: int = 0, task: str = "tiny") -> dict[str, str]:
     """Row `index` of a split: question, answer and arithmetic key; the same for the same arguments, for ever."""
     rng = random.Random(f"{seed}/{split}/{index}")
-    problem = draw_problem(rng)
+    problem = draw_problem(rng, task)
     while split_of(problem) != split:
-        problem = draw_problem(rng)
+        problem = draw_problem(rng, task)
     name, obj = rng.choice(NAMES), rng.choice(OBJECTS)
     return {
         "question": word_question(problem, name, obj, rng),

@@ -7,6 +7,7 @@ Run the same command again to resume from the last checkpoint.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch.utils.data import Dataset
@@ -42,7 +43,7 @@ class ShapeConfig:
 class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
-    init_from: checkpoint whose weights to start from, null for random ones. seed: of weights, problems and masks.
+    task: the embedded task's problems, of 2 to 4 steps or of 6 to 8. init_from: checkpoint whose weights to start from, null for random ones. seed: of weights, problems and masks.
     block_length: what the checkpoint's generation settings recommend for decoding.
     """
 
@@ -50,6 +51,7 @@ class PretrainConfig:
     shape: ShapeConfig
     format: FormatConfig
     steps: int
+    task: Literal["tiny", "tiny_long"] = "tiny"
     init_from: str | None = None
     batch_size: int = 64
     muon_lr: float = 0.02
@@ -70,18 +72,18 @@ class PretrainConfig:
 class EndlessTask(Dataset):
     """Fresh problems of the training split, one per index, for as many steps as the run has."""
 
-    def __init__(self, size: int, seed: int, tokenizer, config: FormatConfig):
-        self.size, self.seed, self.tokenizer, self.config = size, seed, tokenizer, config
+    def __init__(self, config: PretrainConfig, tokenizer):
+        self.config, self.tokenizer = config, tokenizer
 
     def __len__(self) -> int:
-        return self.size
+        return self.config.steps * self.config.batch_size
 
     def __getitem__(self, index: int) -> dict:
-        row = make_row("train", index, self.seed)
+        row = make_row("train", index, self.config.seed, self.config.task)
         return {
             "example_id": index,
-            "prompt": encode_prompt(self.tokenizer, row["question"], self.config.prompt_template),
-            "answer": encode_answer(self.tokenizer, row["answer"], self.config),
+            "prompt": encode_prompt(self.tokenizer, row["question"], self.config.format.prompt_template),
+            "answer": encode_answer(self.tokenizer, row["answer"], self.config.format),
         }
 
 
@@ -167,7 +169,7 @@ def pretrain(config: PretrainConfig) -> None:
         arguments,
         config=config,
         folder=output,
-        train_dataset=EndlessTask(config.steps * config.batch_size, config.seed, tokenizer, config.format),
+        train_dataset=EndlessTask(config, tokenizer),
         data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
         optimizers=(optimizer, None),
     )

@@ -63,10 +63,12 @@ def test_a_cell_trains_what_its_variant_says():
     assert experiment_of(plan, Cell("a", 1), Path("again")).output_dir == "again"
 
 
-def test_the_shipped_plan_loads_with_every_variant(monkeypatch):
+@pytest.mark.parametrize("name", ["study", "study_large"])
+def test_the_shipped_plans_load_with_every_variant(monkeypatch, name):
     monkeypatch.chdir(ROOT)
-    plan = load(StudyConfig, "configs/study.yaml")
+    plan = load(StudyConfig, f"configs/{name}.yaml")
     experiments = {cell.variant: experiment_of(plan, cell) for cell in cells_of(plan)}
+    assert {e.data.dataset for e in experiments.values()} == {"tiny_long" if name == "study_large" else "tiny"}
     published = experiments["dscd"].dscd
     assert (published.temperature, published.initial_lambda, published.final_lambda) == (2.0, 0.9, 0.5)
     assert (published.kl_positions, published.masks, published.clamp) == ("student", "nested", None)
