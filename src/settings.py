@@ -114,7 +114,7 @@ class TrajectoriesConfig:
     """How the teacher's paths from an all-mask answer are recorded: one token per step, block by block (CDLM).
 
     dir: where; temperatures: each question is answered once at each of them; rows: questions of the train split, null =
-    all; the canvas is format.answer_length. metric: module with score(row, text), to keep right answers only; null
+    all; the canvas is format.answer_length, grid where its blocks start (see block_causal). metric: module with score(row, text), to keep right answers only; null
     keeps all. dtype: of the stored hidden states. shard_rows: trajectories per file, the unit of resuming.
     skip_broken_shards: train on the rest where a file is damaged, instead of stopping.
     """
@@ -122,6 +122,7 @@ class TrajectoriesConfig:
     dir: str
     temperatures: tuple[float, ...] = (0.0, 0.5)
     block_length: int = 32
+    grid: Literal["answer", "absolute"] = "answer"
     rows: int | None = None
     metric: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -320,12 +321,12 @@ class ExperimentConfig:
                 not self.train.group_by_length,
                 "group_by_length does nothing for trajectories of one length: leave it out",
             )
-            if self.block_causal is not None:
-                own, theirs = self.block_causal.block_length, self.trajectories.block_length
+            for name in ("block_length", "grid") if self.block_causal is not None else ():
+                own, theirs = vars(self.block_causal)[name], vars(self.trajectories)[name]
                 require(
                     own == theirs,
-                    f"block_causal.block_length={own} but trajectories.block_length={theirs}: the student must be "
-                    "trained on blocks of the length it decodes",
+                    f"block_causal.{name}={own} but trajectories.{name}={theirs}: the student must be trained on the "
+                    "blocks that it decodes",
                 )
 
     @property

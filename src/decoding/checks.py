@@ -14,6 +14,9 @@ def check_settings(model_config, policy: Policy, config: DecodeConfig) -> None:
     for name, token in (("mask_id", config.mask_id), *(("eos_ids", token) for token in config.eos_ids)):
         if not 0 <= token < model_config.embedding_size:
             raise ValueError(f"{name}={token} is outside the vocabulary of {model_config.embedding_size}")
+    grid = config.block_grid or model_config.block_grid
+    if config.infill and grid == "absolute":
+        raise ValueError("infill needs blocks that start where the answer starts, these count from position 0")
     if model_config.attention == "bidirectional":
         if config.cache == "block":
             raise ValueError(
@@ -23,8 +26,8 @@ def check_settings(model_config, policy: Policy, config: DecodeConfig) -> None:
         return
     if config.cache in ("prefix", "dual"):
         raise ValueError(f"cache={config.cache!r} is for bidirectional checkpoints: use 'block', which is exact here")
-    if config.infill and model_config.block_grid == "absolute":
-        raise ValueError("infill needs blocks that start where the answer starts, this checkpoint's count from 0")
+    if grid != model_config.block_grid:
+        raise ValueError(f"block_grid={grid!r} is not the checkpoint's {model_config.block_grid!r}: leave it out")
 
 
 def warn_of_other_blocks(model_config, config: DecodeConfig) -> None:

@@ -20,6 +20,8 @@ class DecodeConfig:
     dual (approximate), block (exact, for block-causal checkpoints). refresh_interval: with prefix and dual, recompute a row's whole canvas every so many steps of a
     block besides the block's first; None = only there, 1 = always, which equals none. seed: of sampling and `random`
     remasking. infill: masks inside a prompt are answered too, in blocks of their own before the answer's.
+    block_grid: absolute counts blocks from a row's first token, answer from where its answer starts; None = the model's
+    own, and answer for a bidirectional one.
     compile: run a compiled step of static shape, canvases padded to a multiple of length_bucket and batches to their
     full size; on a GPU the whole step is captured as a CUDA graph. The first step of each shape is slow.
     """
@@ -36,6 +38,7 @@ class DecodeConfig:
     seed: int = 0
     refresh_interval: int | None = None
     infill: bool = False
+    block_grid: str | None = None
     compile: bool = False
     length_bucket: int = 64
 
@@ -63,6 +66,8 @@ class DecodeConfig:
                 raise ValueError(f"refresh_interval means nothing with cache={self.cache!r}: use prefix or dual")
         if self.infill and self.cache in ("prefix", "dual", "block"):
             raise ValueError(f"infill needs a cache that recomputes everything, not {self.cache!r}: use cache='none'")
+        if self.block_grid not in (None, "answer", "absolute"):
+            raise ValueError(f"block_grid={self.block_grid!r} is unknown: use answer or absolute")
         if self.length_bucket < 1:
             raise ValueError(f"length_bucket={self.length_bucket} must be at least 1")
 

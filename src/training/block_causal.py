@@ -24,12 +24,14 @@ class CDLMTrainer(StudentTrainer):
 
     States and masks depend on (seed, optimiser step, example id) alone; every loss is a mean over the rows of a step.
     teacher_head: weight (V, d) that turns stored hidden states into logits; None where it is the student's own, frozen.
-    block_length: of the recorded paths.
+    block_length, grid: of the recorded paths.
     """
 
-    def __init__(self, *args, cdlm: CDLMConfig, teacher_head: torch.Tensor | None, block_length: int, **kwargs):
+    def __init__(
+        self, *args, cdlm: CDLMConfig, teacher_head: torch.Tensor | None, block_length: int, grid: str, **kwargs
+    ):
         super().__init__(*args, **kwargs)
-        self.cdlm, self.block_length = cdlm, block_length
+        self.cdlm, self.block_length, self.grid = cdlm, block_length, grid
         self.teacher_head = None if teacher_head is None else teacher_head.to(self.args.device)
         self.model_accepts_loss_kwargs = False  # means over rows: the Trainer averages micro-batches of equal size
         self.on_path = cdlm.distillation > 0 or cdlm.consistency > 0
@@ -37,7 +39,8 @@ class CDLMTrainer(StudentTrainer):
     def states(self, inputs: dict) -> tuple[TrajectoryPair, torch.Tensor]:
         """The pair of states on the path, and what is masked of the data's answer, bool (B, L)."""
         keys = row_keys(inputs["example_id"], self.args.seed, self.mask_step())
-        pair = trajectory_pair(inputs["order"], keys, self.block_length, self.cdlm.consistency_reach)
+        offset = inputs["prompt_length"] % self.block_length if self.grid == "absolute" else 0
+        pair = trajectory_pair(inputs["order"], keys, self.block_length, self.cdlm.consistency_reach, offset)
         # A loss without weight is not computed.
         pair = pair._replace(
             committed=pair.committed & (self.cdlm.distillation > 0),

@@ -54,8 +54,11 @@ class HiddenRecorder:
 
     def after_step(self, canvas) -> None:
         """Store what the step's one committed token of each row was read from."""
-        place = (canvas.commit_step == canvas.nfe[:, None] - 1).int().argmax(dim=1)  # (n,) in the answer
-        rows = self._rows[torch.arange(len(place), device=place.device), place % self.block_length]  # (n, d)
+        steps = canvas.commit_step[:, -canvas.gen_length :]  # (n, G)
+        place = (steps == canvas.nfe[:, None] - 1).int().argmax(dim=1)  # (n,) in the answer
+        start = place - (place + canvas.offset) % self.block_length
+        start = start.clamp(max=canvas.gen_length - self.block_length)  # a short last block is seen with what is before
+        rows = self._rows[torch.arange(len(place), device=place.device), place - start]  # (n, d)
         self.hidden[canvas.index.cpu(), place.cpu()] = rows.to("cpu", self.hidden.dtype)
 
     def close(self) -> None:
@@ -73,6 +76,7 @@ def provenance(config: ExperimentConfig, model: DiffusionLM, tokenizer: PreTrain
         "prompt_template": config.format.prompt_template,
         "gen_length": config.format.answer_length,
         "block_length": config.trajectories.block_length,
+        "grid": config.trajectories.grid,
     }
 
 
@@ -101,6 +105,7 @@ def decode_paths(config, model, tokenizer, prompts, mine: list[int], temperature
         eos_ids=end_ids(tokenizer),
         gen_length=config.format.answer_length,
         block_length=settings.block_length,
+        block_grid=settings.grid,
         temperature=temperature,
         stop_at_eos=False,  # a path has a step for every position
         seed=settings.seed,

@@ -91,16 +91,15 @@ def student_config(config: ExperimentConfig) -> DiffusionConfig:
         )
         own.set_attention("block_causal", wanted.block_length, wanted.grid)
     if config.cdlm is not None and own.attention == "block_causal":
-        require(
-            own.block_length == config.trajectories.block_length,
-            f"{source} has blocks of {own.block_length}, the trajectories of {config.trajectories.block_length}: a student "
-            "must be trained on blocks of the length it decodes",
-        )
-        require(
-            own.block_grid == "answer",
-            "cdlm needs block_causal.grid=answer: the recorded paths have blocks that start where the answer starts. The "
-            "absolute grid trains with DSCD's loss (cdlm=null)",
-        )
+        for name, ours, theirs in (
+            ("length", own.block_length, config.trajectories.block_length),
+            ("grid", own.block_grid, config.trajectories.grid),
+        ):
+            require(
+                ours == theirs,
+                f"{source} has blocks of {name} {ours}, the trajectories of {theirs}: a student must be trained on the "
+                "blocks that it decodes",
+            )
     return own
 
 

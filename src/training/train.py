@@ -181,6 +181,7 @@ def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
             "cdlm": config.cdlm,
             "teacher_head": teacher_head,
             "block_length": config.trajectories.block_length,
+            "grid": config.trajectories.grid,
         }
         return CDLMTrainer(student, arguments, **objective, **common, **data)
     attention = load_config(config.teacher).attention

@@ -151,7 +151,7 @@ class TestRefused:
     def test_infilling(self):
         with pytest.raises(ValueError, match="infill needs a cache that recomputes everything"):
             replace(CONFIG, cache="block", infill=True)
-        with pytest.raises(ValueError, match="this checkpoint's count from 0"):
+        with pytest.raises(ValueError, match="these count from position 0"):
             decode(build("llada", "absolute"), ragged(0), POLICY, replace(CONFIG, infill=True))
 
     def test_another_block_length_is_warned_about_and_still_exact(self):

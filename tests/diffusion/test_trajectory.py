@@ -36,6 +36,17 @@ def test_what_lies_between_two_states(order, reach):
     assert set(steps.tolist()) == set(range(G))  # every step of a path is drawn
 
 
+def test_blocks_of_a_grid_that_counts_the_prompt_end_earlier():
+    """With 3 prompt tokens in the first block of 4 the answer's blocks have 1, 4, 4 and 3 positions."""
+    sizes = (1, 4, 4, 3)
+    block = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes)).expand(B, G)
+    order = torch.arange(G).expand(B, G)
+    offset = torch.full((B,), 3)
+    pair = trajectory_pair(order, row_keys(torch.arange(B), 0), BLOCK, "later", offset)
+    first = torch.where(pair.masked, block, 4).amin(dim=1, keepdim=True)
+    assert torch.equal(pair.committed, pair.masked & (block == first)) and torch.equal(pair.remaining, block > first)
+
+
 def test_states_depend_on_the_key_alone(order):
     keys = row_keys(torch.arange(B), 7)
     whole = trajectory_pair(order, keys, BLOCK, "later")

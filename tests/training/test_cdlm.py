@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from src.config import dump
+from src.config import ConfigError, dump
+from src.data.trajectories import shard_file
 from src.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss
 from src.model.loading import load_config, load_model
 from src.settings import CDLMConfig, LoRAConfig
@@ -13,7 +15,7 @@ from src.training.block_causal import PARTS
 from src.training.collect_trajectories import collect
 from src.training.consolidate import consolidate
 from src.training.train import build_trainer, train
-from tests.training.worlds import cdlm_config, config, steps, write_teacher_and_data
+from tests.training.worlds import CDLM, cdlm_config, config, steps, write_teacher_and_data
 
 ONLY = {name: {other: float(other == name) for other in PARTS} for name in PARTS}
 
@@ -136,12 +138,27 @@ def test_dscd_under_the_block_causal_mask_and_a_warm_start(world):
         build_trainer(cdlm_config(world, "warm", changes=changes), world / "warm")
 
 
-def test_the_absolute_grid_is_for_dscd(world):
+def test_the_absolute_grid(world):
+    """Recorded, trained and exported on one grid; paths on the other are refused, DSCD needs none."""
     grid = {"block_causal": {"block_length": 8, "grid": "absolute"}}
-    with pytest.raises(ValueError, match="cdlm needs block_causal.grid=answer"):
-        build_trainer(cdlm_config(world, "absolute", changes=grid), world / "absolute")
+    with pytest.raises(ConfigError, match="block_causal.grid=absolute but trajectories.grid=answer"):
+        cdlm_config(world, "absolute", changes=grid)
     trainer = build_trainer(cdlm_config(world, "absolute", changes=grid | {"cdlm": None}), world / "absolute")
     assert trainer.model.config.block_grid == "absolute"
+
+    own = CDLM["trajectories"] | {"dir": str(world / "absolute_paths"), "grid": "absolute"}
+    both = cdlm_config(world, "absolute", changes=grid | {"trajectories": own}, max_steps=2)
+    elsewhere = own | {"dir": str(world / "paths")}
+    with pytest.raises(ValueError, match="grid is answer, not absolute"):
+        build_trainer(cdlm_config(world, "absolute", changes=grid | {"trajectories": elsewhere}), world / "absolute")
+    collect(both)
+    shard = load_file(shard_file(world / "absolute_paths", 0))
+    block = (shard["prompt_length"][:, None] + torch.arange(40)) // 8
+    for row, order in zip(block, shard["order"].long(), strict=True):
+        assert (row[order.argsort()].diff() >= 0).all()  # blocks left to right
+    train(both)
+    saved = load_config(world / "absolute/student")
+    assert (saved.attention, saved.block_grid) == ("block_causal", "absolute")
 
 
 def test_weights_out_of_range_and_missing_paths(world, tmp_path):
