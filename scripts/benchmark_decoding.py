@@ -23,11 +23,14 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.benchmarking import decoding_speed as speed
 from scripts.benchmarking.decoding_grid import MODES, build_model, modes_of, points

@@ -84,3 +84,18 @@ def test_metrics_use_the_standard_library_only():
             own = {"evaluation"} | (SANDBOX_OWN if path.parent.name == "sandbox" else set())
             third = {n.split(".")[0] for n in imports(path)} - sys.stdlib_module_names - own
             assert third <= ALSO_ALLOWED.get(name, set()), f"{name} imports {third}"
+
+
+def test_every_script_finds_the_repository_by_itself():
+    """`python scripts/x.py` puts only its own folder on the path: the root must follow before the first import of ours."""
+    for path in [
+        *(ROOT / "scripts").glob("*.py"),
+        ROOT / "evaluation/evaluation_script.py",
+        ROOT / "evaluation/plot_runs.py",
+    ]:
+        text = path.read_text()
+        ours = [
+            i for i, line in enumerate(text.splitlines()) if line.startswith(tuple(f"from {name}" for name in OURS))
+        ]
+        if "__main__" in text and ours:
+            assert any("sys.path.insert" in line for line in text.splitlines()[: ours[0]]), path
