@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import sys
+import time
 import types
 import typing
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+SECONDS_FOR_THE_FIRST = 5
 TERMINATED = 143  # exit status after SIGTERM once a checkpoint is saved, 128 + 15 as a shell reports it
 
 
@@ -166,12 +168,17 @@ def command_line(description: str) -> tuple[str, list[str]]:
 
 
 def exit_with_message(main) -> None:
-    """Run a command line's main; bad input prints one line and exits 1, with CD4LM_DEBUG=1 its traceback too."""
+    """Run a command line's main; bad input prints one line and exits 1, with CD4LM_DEBUG=1 its traceback too.
+
+    Of several processes the first speaks: the others wait, and are ended with it unless the error is theirs alone.
+    """
     try:
         main()
     except (ValueError, ArithmeticError, OSError) as error:
         if os.environ.get("CD4LM_DEBUG"):
             raise
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(SECONDS_FOR_THE_FIRST)
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; run the same command again to resume")

@@ -1,5 +1,6 @@
 """The launcher of several processes ends as they do and says no more than they have."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,13 @@ if sys.argv[1] == "refuse":
     sys.exit("error: bad input")
 if sys.argv[1] == "die":
     os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] in ("all", "second"):
+    from src.config import exit_with_message
+    def main():
+        if sys.argv[1] == "all" or os.environ["RANK"] == "1":
+            raise ValueError("bad input")
+        time.sleep(60)
+    exit_with_message(main)
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit("saved")))
 print("ready", flush=True)
 time.sleep(60)
@@ -23,14 +31,21 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(
-    "case,said,status",
-    [("refuse", "error: bad input", 1), ("die", "error: rank 0 was killed by signal 9", 137), ("wait", "saved", 143)],
+    "case,processes,said,status",
+    [
+        ("refuse", 1, "error: bad input", 1),
+        ("die", 1, "error: rank 0 was killed by signal 9", 137),
+        ("wait", 1, "saved", 143),
+        ("all", 2, "error: bad input", 1),
+        ("second", 2, "error: bad input", 1),
+    ],
 )
-def test_one_line_and_the_status_of_the_process(tmp_path, case, said, status):
+def test_one_line_and_the_status_of_the_process(tmp_path, case, processes, said, status):
     (tmp_path / "script.py").write_text(SCRIPT)
     words = [sys.executable, "-m", "src.training.worker_group", "torch.distributed.run", "--standalone"]
-    words += ["--nproc_per_node", "1", str(tmp_path / "script.py"), case]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words += ["--nproc_per_node", str(processes), str(tmp_path / "script.py"), case]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
     if case == "wait":
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
