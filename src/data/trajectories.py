@@ -51,7 +51,11 @@ def write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> 
 
 def check_manifest(manifest: dict, expected: dict, folder: Path) -> None:
     """Raise ValueError naming every entry in which a collection is not what is expected of it."""
-    wrong = [f"{name} is {manifest.get(name)}, not {value}" for name, value in expected.items() if manifest.get(name) != value]
+    wrong = [
+        f"{name} is {manifest.get(name)}, not {value}"
+        for name, value in expected.items()
+        if manifest.get(name) != value
+    ]
     require(not wrong, f"{folder} was collected otherwise: {'; '.join(wrong)}: use its settings or another folder")
 
 
