@@ -20,6 +20,7 @@ finished students, answers and data are kept. Paths are relative to the reposito
 """
 
 import argparse
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -29,8 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from evaluation.dllm_eval.results import write_whole
 from evaluation.dllm_eval.task_list import local_file
 from evaluation.metrics.scoring import RUNS_CODE
+from scripts.paper_table import RUNS
 from scripts.run_experiment import ROOT, check_data, check_experiment, prepare_command, run, run_experiment
 from src.config import exit_with_message, load, require
 from src.model.loading import load_config
@@ -41,6 +44,7 @@ from src.training.train import NOT_TRAINING, parameter_count
 STUDENTS = {"gsm8k": ("gsm8k", "math500"), "opencode": ("humaneval", "mbpp")}  # by what they are distilled on
 SCRIPTS = {"gsm8k": "gsm8k", "math500": "math", "humaneval": "humaneval", "mbpp": "mbpp"}
 CONFIGS = {"full": "", "lora": "_lora", "published": "_published"}
+EVALUATED_WITH = ("DATA_DIR", "BATCH_SIZE", "DTYPE", "PROTOCOL", "GEN_LENGTH", "BLOCK_LENGTH")
 FULL_GPUS = 4  # full training beside its teacher does not fit fewer of 80 GB (scripts/training_memory.py)
 
 
@@ -162,8 +166,23 @@ def evaluate(plan: Plan, task: str) -> None:
         "NUM_PROCESSES": str(plan.processes),
         "LIMIT": "" if plan.limit is None else str(plan.limit),
     }
+    made = environment | {name: os.environ.get(name, "") for name in EVALUATED_WITH} | {"weights": stamp(plan, student)}
+    folder = plan.output / "eval" / task
+    record = folder / "finished.json"
+    there = all((folder / name.format(plan.threshold) / "results.json").is_file() for name in RUNS.values())
+    if there and record.is_file() and json.loads(record.read_text()) == made:
+        print(f"\n== evaluation of {task}: done before", flush=True)
+        return
+    record.unlink(missing_ok=True)
     confirm = ["--confirm_run_unsafe_code"] if task in RUNS_CODE else []
     run(f"evaluation of {task}", ["bash", f"evaluation/scripts/eval_{SCRIPTS[task]}.sh", *confirm], environment)
+    write_whole(record, json.dumps(made, indent=2) + "\n")
+
+
+def stamp(plan: Plan, student: str) -> list[str]:
+    """What tells a student from one that was trained again: when its files were written, and their sizes."""
+    files = sorted((plan.output / student / "student").glob("*.safetensors"))
+    return [f"{file.name} {file.stat().st_mtime_ns} {file.stat().st_size}" for file in files]
 
 
 def main():

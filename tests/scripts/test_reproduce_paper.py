@@ -80,6 +80,7 @@ def test_a_whole_reproduction_and_the_same_command_again(world, refused, monkeyp
     again = reproduce(world, TASKS="gsm8k")
     assert again.returncode == 0, again.stderr[-2000:]
     assert "student (done)" in again.stdout and "== student" not in again.stdout and "== data" not in again.stdout
+    assert "== evaluation of gsm8k: done before" in again.stdout
     assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in kept}
     figures = json.loads((out / "table.json").read_text())["gsm8k"]["figures"][:3]
     assert figures == table["gsm8k"]["figures"][:3]
