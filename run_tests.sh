@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup_env.sh requirements-dev.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-# One worker per core with one thread each: the models are too small to gain from more.
-workers=$("$PYTHON" -c 'import os; print(min(os.cpu_count() or 1, 8))')
+# One thread each, the models are too small to gain from more; one worker more than cores, since some only wait.
+workers=$("$PYTHON" -c 'import os; print(min(os.cpu_count() or 1, 8) + 1)')
 export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest --numprocesses "$workers" --dist loadscope --no-loadscope-reorder "$@"

@@ -20,7 +20,7 @@ from src.data.trajectories import is_complete  # noqa: E402
 from src.model.checkpoint import check_folder  # noqa: E402
 from src.model.loading import load_config, load_tokenizer  # noqa: E402
 from src.settings import DataConfig, ExperimentConfig  # noqa: E402
-from src.training.launch import run_command, training_command  # noqa: E402
+from src.training.launch import collection_command, run_command, training_command  # noqa: E402
 from src.training.models import check_fit, check_packages  # noqa: E402
 from src.training.resume import check_output  # noqa: E402
 
@@ -91,7 +91,7 @@ def prepare(settings: list[str]) -> ExperimentConfig:
     if not check_data(config.data):
         run("data", prepare_command(config))
     if config.cdlm is not None and not is_complete(Path(config.trajectories.dir)):
-        run("trajectories", [sys.executable, "-m", "src.training.collect_trajectories", *settings])
+        run("trajectories", *collection_command(settings))
     return config
 
 

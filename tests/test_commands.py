@@ -246,7 +246,7 @@ class TestCDLM:
             "evaluate={problems: 12, gen_length: 40, block_length: 10, fixed_steps: [40, 4], thresholds: [0.9], "
             "headline: 0.9, latency_problems: 2}",
         )
-        done = command("scripts/run_experiment.py", mini_config(folder), *words)
+        done = command("scripts/run_experiment.py", mini_config(folder), *words, NUM_PROCESSES="1")
         assert done.returncode == 0, done.stderr[-3000:]
         return folder
 

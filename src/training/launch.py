@@ -18,10 +18,11 @@ import torch
 from src.config import command_line, exit_with_message, load, require
 from src.model.checkpoint import check_folder
 from src.settings import ExperimentConfig, TrainConfig
-from src.training.processes import LaunchFile, processes_asked, split_step
+from src.training.processes import LaunchFile, processes_asked, processes_of_environment, split_step
 
 TRAIN = ["-m", "src.training.train"]
 GROUP = ["-m", "src.training.worker_group"]
+MOST_COLLECTORS = 4  # each holds the teacher
 SECONDS_TO_SAVE = "3600"  # torchrun kills its processes 30 seconds after a SIGTERM, which is less than 8B take to save
 
 
@@ -82,8 +83,26 @@ def training_command(config: ExperimentConfig, settings: list[str]) -> tuple[lis
     if file is not None and file.deepspeed is not None:
         environment |= deepspeed_environment(file.deepspeed)
     environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    torchrun = [*GROUP, "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *torchrun, *TRAIN, *settings], environment
+    return [sys.executable, *torchrun(processes), *TRAIN, *settings], environment
+
+
+def torchrun(processes: int) -> list[str]:
+    return [*GROUP, "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+
+
+def collection_command(settings: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The command that records the teacher's paths, which are the same on any number of processes.
+
+    NUM_PROCESSES of the environment, else one per GPU, else one per CPU core but no more than MOST_COLLECTORS.
+    """
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    asked = processes_of_environment()
+    processes = (gpus or min(cores, MOST_COLLECTORS)) if asked is None else min(asked, gpus or cores)
+    collect = ["-m", "src.training.collect_trajectories", *settings]
+    if processes == 1:
+        return [sys.executable, *collect], {}
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    return [sys.executable, *torchrun(processes), *collect], {"OMP_NUM_THREADS": threads}
 
 
 def run_command(command: list[str], environment: Mapping[str, str]) -> int:

@@ -40,11 +40,17 @@ class LaunchFile:
 
 def processes_asked(train: TrainConfig) -> int:
     """NUM_PROCESSES of the environment, else the launch file's number, else one."""
+    asked = processes_of_environment()
+    if asked is not None:
+        return asked
+    return 1 if train.launch is None else LaunchFile.read(train.launch).processes
+
+
+def processes_of_environment() -> int | None:
+    """NUM_PROCESSES, None where it is not set."""
     asked = os.environ.get("NUM_PROCESSES")
-    if asked is None:
-        return 1 if train.launch is None else LaunchFile.read(train.launch).processes
-    require(asked.isdigit() and int(asked) > 0, f"NUM_PROCESSES={asked} must be a positive number")
-    return int(asked)
+    require(asked is None or (asked.isdigit() and int(asked) > 0), f"NUM_PROCESSES={asked} must be a positive number")
+    return None if asked is None else int(asked)
 
 
 def check_world_size(train: TrainConfig) -> None:

@@ -8,7 +8,13 @@ import yaml
 
 from src.config import build, load
 from src.settings import ExperimentConfig, TrainConfig
-from src.training.launch import accelerate_words, check_devices, deepspeed_environment, training_command
+from src.training.launch import (
+    accelerate_words,
+    check_devices,
+    collection_command,
+    deepspeed_environment,
+    training_command,
+)
 from src.training.processes import LaunchFile, check_world_size, rows_per_step, split_step
 from tests.conftest import ROOT
 
@@ -105,6 +111,21 @@ def test_one_process_is_plain_python_and_two_are_torchrun(monkeypatch):
     monkeypatch.setenv("NUM_PROCESSES", "2")
     words, environment = training_command(config, ["c.yaml"])
     assert "torch.distributed.run" in words and environment["NUM_PROCESSES"] == "2"
+
+
+def test_paths_are_recorded_by_a_process_per_gpu_or_core(monkeypatch):
+    def processes() -> int:
+        words, _ = collection_command(["c.yaml"])
+        assert words[-3:] == ["-m", "src.training.collect_trajectories", "c.yaml"]
+        return int(words[words.index("--nproc_per_node") + 1]) if "--nproc_per_node" in words else 1
+
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    for gpus, asked, wanted in ((0, None, 4), (0, "2", 2), (1, None, 1), (8, None, 8), (8, "64", 8), (0, "1", 1)):
+        monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
+        monkeypatch.delenv("NUM_PROCESSES", raising=False)
+        if asked is not None:
+            monkeypatch.setenv("NUM_PROCESSES", asked)
+        assert processes() == wanted
 
 
 def test_fewer_running_than_asked_is_refused(monkeypatch):
