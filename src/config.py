@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-SECONDS_FOR_THE_FIRST = 5
+SECONDS_FOR_THE_FIRST = 5  # a launcher ends the other processes well within these
 TERMINATED = 143  # exit status after SIGTERM once a checkpoint is saved, 128 + 15 as a shell reports it
 
 

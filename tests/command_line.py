@@ -47,7 +47,9 @@ def command(*words, **environment) -> subprocess.CompletedProcess:
 
 def alone(*words, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """As command, by a new interpreter in a folder, which finds its imports by itself."""
-    return subprocess.run([sys.executable, *map(str, words)], cwd=folder, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, *map(str, words)]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment)
 
 
 def refused(done: subprocess.CompletedProcess, message: str) -> None:

@@ -32,7 +32,7 @@ def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torc
     if arguments.model_path is not None:
         return load_model(arguments.model_path, dtype=dtype).to(device).eval()
     given = {
-        name: getattr(arguments, name) for name in ("d_model", "n_heads", "n_layers", "vocab_size", "mlp_hidden_size")
+        name: vars(arguments)[name] for name in ("d_model", "n_heads", "n_layers", "vocab_size", "mlp_hidden_size")
     }
     shape = SHAPES[arguments.shape] | {name: value for name, value in given.items() if value is not None}
     model = random_model(shape, device, dtype, arguments.init_gain, arguments.logit_std)

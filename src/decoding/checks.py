@@ -14,7 +14,7 @@ def check_settings(model_config, policy: Policy, config: DecodeConfig) -> None:
     for name, token in (("mask_id", config.mask_id), *(("eos_ids", token) for token in config.eos_ids)):
         if not 0 <= token < model_config.embedding_size:
             raise ValueError(f"{name}={token} is outside the vocabulary of {model_config.embedding_size}")
-    grid = config.block_grid or model_config.block_grid
+    grid = config.grid_of(model_config)
     if config.infill and grid == "absolute":
         raise ValueError("infill needs blocks that start where the answer starts, these count from position 0")
     if model_config.attention == "bidirectional":

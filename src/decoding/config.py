@@ -17,9 +17,9 @@ class DecodeConfig:
     stop_at_eos: finish a row once everything before its first committed EOS is committed; the rest is filled with it.
     CDLM stops when a finished block holds EOS: later, with the same answer.
     cache: what is recomputed at each step, see caches.py: none (exact), plain (exact, as published: slow), prefix and
-    dual (approximate), block (exact, for block-causal checkpoints). refresh_interval: with prefix and dual, recompute a row's whole canvas every so many steps of a
-    block besides the block's first; None = only there, 1 = always, which equals none. seed: of sampling and `random`
-    remasking. infill: masks inside a prompt are answered too, in blocks of their own before the answer's.
+    dual (approximate), block (exact, for block-causal checkpoints). refresh_interval: with prefix and dual, recompute a
+    row's whole canvas every so many steps of a block besides the block's first; None = only there, 1 = always, which
+    equals none. seed: of sampling and `random` remasking. infill: masks inside a prompt are answered too, in blocks of their own before the answer's.
     block_grid: absolute counts blocks from a row's first token, answer from where its answer starts; None = the model's
     own, and answer for a bidirectional one.
     compile: run a compiled step of static shape, canvases padded to a multiple of length_bucket and batches to their
@@ -70,6 +70,10 @@ class DecodeConfig:
             raise ValueError(f"block_grid={self.block_grid!r} is unknown: use answer or absolute")
         if self.length_bucket < 1:
             raise ValueError(f"length_bucket={self.length_bucket} must be at least 1")
+
+    def grid_of(self, model_config) -> str | None:
+        """Where blocks are counted from: as asked, else as the model does."""
+        return self.block_grid or model_config.block_grid
 
     @property
     def blocks(self) -> int:

@@ -46,7 +46,7 @@ class Batch:
         length = max(prompts) + self.config.gen_length
         if self.runner is not None:
             length = self.runner.length(length)
-        grid = self.config.block_grid or self.model.config.block_grid
+        grid = self.config.grid_of(self.model.config)
         new = [start_canvas(arrivals, self.config, self.device, grid)] if arrivals else []
         self.canvas = join(old + new, length, self.config)
         self.cache = self.cache.rearranged(self.model, self.kept, len(self.rows), length)

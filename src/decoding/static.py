@@ -43,8 +43,7 @@ class StaticRunner:
         length, n = canvas.x.shape[1], len(canvas.index)
         if n < self.rows:
             nobody = [Row(index=-1, prompt=torch.zeros(1, dtype=torch.long), row_id=0)] * (self.rows - n)
-            grid = self.config.block_grid or model.config.block_grid
-            new = start_canvas(nobody, self.config, canvas.x.device, grid)
+            new = start_canvas(nobody, self.config, canvas.x.device, self.config.grid_of(model.config))
             canvas = join([canvas, new], length, self.config)
         cache = cache.rearranged(model, range(n), self.rows, length)
         key = (length, canvas.masked.shape[1])

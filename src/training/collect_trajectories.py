@@ -30,7 +30,7 @@ from src.data.trajectories import (
 )
 from src.decoding import DecodeConfig, DecodeResult, FixedSteps, decode_stream
 from src.model import DiffusionLM
-from src.model.loading import load_for_inference
+from src.model.loading import load_config, load_for_inference, load_tokenizer
 from src.settings import ExperimentConfig
 from src.training.cad_eval import score_of
 from src.training.resume import GIGABYTE, check_output
@@ -184,12 +184,12 @@ def collect(config: ExperimentConfig) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    model, tokenizer = load_for_inference(config.teacher)
     require(
-        model.config.attention == "bidirectional",
+        load_config(config.teacher).attention == "bidirectional",
         f"{config.teacher} is block-causal: paths come from a bidirectional one",
     )
-    rows, prompts = usable_prompts(config, tokenizer)
+    rows, prompts = usable_prompts(config, load_tokenizer(config.teacher))
+    model, tokenizer = load_for_inference(config.teacher)
     paths = len(prompts) * len(settings.temperatures)
     shards = shards_of(paths, settings.shard_rows)
     manifest = provenance(config, model, tokenizer) | {

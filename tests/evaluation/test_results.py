@@ -1,26 +1,13 @@
 """Samples files, re-scoring and comparing them: the commands as a user types them."""
 
 import json
-import os
 import subprocess
-import sys
 
 import pytest
 
 from evaluation.metrics.samples import read_samples, sample_files
-from tests.conftest import ROOT
+from tests.command_line import alone, refused
 from tests.evaluation.benchmarks import gold, rows_of
-
-
-def command(*words) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words = [sys.executable, *map(str, words)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
-
-
-def refused(done: subprocess.CompletedProcess, message: str) -> None:
-    lines = done.stderr.splitlines()
-    assert done.returncode != 0 and len(lines) == 1 and message in lines[0], done.stderr
 
 
 def line(task: str, i: int, response, **recorded) -> str:
@@ -43,7 +30,7 @@ def gsm8k_folder(folder, right: list[bool], nfe: int = 10, **recorded) -> None:
 
 def test_rescoring(tmp_path):
     gsm8k_folder(tmp_path, [True] * 6 + [False] * 4)
-    done = command("evaluation/metrics/gsm8k.py", "--res_path", tmp_path)
+    done = alone("evaluation/metrics/gsm8k.py", "--res_path", tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])["gsm8k"]
     assert result["accuracy"] == 0.6 and result["differs_from_recorded"] == 0
@@ -61,7 +48,7 @@ def test_rescoring_lm_evals_own_samples(tmp_path):
         for i, row in enumerate(rows_of("math500"))
     ]
     write(tmp_path / "model/samples_math500_2026-01-01T00-00-00.000001.jsonl", lines)
-    done = command("evaluation/metrics/math500.py", "--res_path", tmp_path, "--protocol", "published")
+    done = alone("evaluation/metrics/math500.py", "--res_path", tmp_path, "--protocol", "published")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["math500"]["items"] == len(rows_of("math500"))
 
@@ -72,8 +59,8 @@ def test_pass_at_k_of_programs(task, tmp_path):
     lines = [line(task, 0, [right, wrong, right]), line(task, 1, [wrong, wrong, "nothing here"])]
     write(tmp_path / f"samples_{task}_pass5.jsonl", lines)
     script = f"evaluation/metrics/{task}.py"
-    refused(command(script, "--res_path", tmp_path), "--confirm_run_unsafe_code")
-    done = command(script, "--res_path", tmp_path, "--confirm_run_unsafe_code")
+    refused(alone(script, "--res_path", tmp_path), "--confirm_run_unsafe_code")
+    done = alone(script, "--res_path", tmp_path, "--confirm_run_unsafe_code")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])[f"{task}_pass5"]
     assert result["pass_at_k"] == {"1": pytest.approx(1 / 3), "3": 0.5}
@@ -93,16 +80,16 @@ def test_pass_at_k_of_programs(task, tmp_path):
 )
 def test_a_broken_line_is_named(broken, message, tmp_path):
     write(tmp_path / "samples_gsm8k.jsonl", [line("gsm8k", 0, "#### 1"), broken])
-    refused(command("evaluation/metrics/gsm8k.py", "--res_path", tmp_path), f"samples_gsm8k.jsonl {message}")
+    refused(alone("evaluation/metrics/gsm8k.py", "--res_path", tmp_path), f"samples_gsm8k.jsonl {message}")
 
 
 def test_nothing_to_score(tmp_path):
-    refused(command("evaluation/metrics/gsm8k.py", "--res_path", tmp_path / "none"), "none does not exist")
-    refused(command("evaluation/metrics/gsm8k.py", "--res_path", tmp_path), "holds no samples_<task>.jsonl")
+    refused(alone("evaluation/metrics/gsm8k.py", "--res_path", tmp_path / "none"), "none does not exist")
+    refused(alone("evaluation/metrics/gsm8k.py", "--res_path", tmp_path), "holds no samples_<task>.jsonl")
     gsm8k_folder(tmp_path, [True])
-    refused(command("evaluation/metrics/mbpp.py", "--res_path", tmp_path), "no samples of mbpp, only of gsm8k")
+    refused(alone("evaluation/metrics/mbpp.py", "--res_path", tmp_path), "no samples of mbpp, only of gsm8k")
     file = tmp_path / "samples_gsm8k.jsonl"
-    refused(command("evaluation/metrics/humaneval.py", "--res_path", file, "--confirm_run_unsafe_code"), "right metric")
+    refused(alone("evaluation/metrics/humaneval.py", "--res_path", file, "--confirm_run_unsafe_code"), "right metric")
 
 
 def test_samples_are_read_in_order_and_the_newest_file_counts(tmp_path):
@@ -115,9 +102,7 @@ def test_samples_are_read_in_order_and_the_newest_file_counts(tmp_path):
 
 
 def compare(tmp_path, *words) -> subprocess.CompletedProcess:
-    return command(
-        "scripts/compare_results.py", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "c.json", *words
-    )
+    return alone("scripts/compare_results.py", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "c.json", *words)
 
 
 def test_comparison(tmp_path):
@@ -148,8 +133,8 @@ def test_unpaired_folders_are_refused(tmp_path):
     refused(compare(tmp_path), "gsm8k: doc_id 3 is another item in b than in a")
     write(tmp_path / "b/samples_math500.jsonl", [line("math500", 0, "x", right=True)])
     refused(compare(tmp_path), "b has samples of math500, a has none")
-    refused(command("scripts/compare_results.py", tmp_path / "a"), "two or more result folders")
-    refused(command("scripts/compare_results.py", tmp_path / "a", tmp_path / "a"), "given twice")
+    refused(alone("scripts/compare_results.py", tmp_path / "a"), "two or more result folders")
+    refused(alone("scripts/compare_results.py", tmp_path / "a", tmp_path / "a"), "given twice")
     assert not (tmp_path / "c.json").exists()
 
 
@@ -167,5 +152,5 @@ def test_samples_that_record_no_score_are_scored(tmp_path):
 
 @pytest.mark.parametrize("script", ["evaluation/metrics/gsm8k.py", "evaluation/metrics/math500.py", "evaluation/metrics/humaneval.py", "evaluation/metrics/mbpp.py", "scripts/compare_results.py"])  # fmt: skip
 def test_help(script):
-    done = command(script, "--help")
+    done = alone(script, "--help")
     assert done.returncode == 0 and f"python {script}" in done.stdout

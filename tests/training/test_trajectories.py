@@ -128,3 +128,11 @@ def test_held_out_paths_are_of_other_questions(world):
 def test_blocks_that_do_not_fit_are_refused(world):
     with pytest.raises(ConfigError, match="block_causal.block_length=4 but trajectories.block_length=8"):
         cdlm_config(world, "run", changes={"block_causal": {"block_length": 4}})
+
+
+def test_what_is_missing_is_said_before_the_weights_are_read(tmp_path):
+    write_teacher_and_data(tmp_path)
+    (tmp_path / "teacher/model.safetensors").unlink()
+    (tmp_path / "data/train.jsonl").unlink()
+    with pytest.raises(ValueError, match="train.jsonl does not exist: run scripts/prepare_data.py"):
+        collect(cdlm_config(tmp_path, "run"))
