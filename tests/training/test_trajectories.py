@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from src.config import ConfigError
 from src.data.trajectories import TrajectoryDataset, is_complete, read_manifest, shard_file
 from src.model.loading import load_model
+from src.training import collect_trajectories
 from src.training.collect_trajectories import collect
 from src.training.train import build_trainer
 from tests.training.worlds import ROWS, cdlm_config, write_teacher_and_data
@@ -130,9 +131,9 @@ def test_blocks_that_do_not_fit_are_refused(world):
         cdlm_config(world, "run", changes={"block_causal": {"block_length": 4}})
 
 
-def test_what_is_missing_is_said_before_the_weights_are_read(tmp_path):
+def test_what_is_missing_is_said_before_the_weights_are_read(tmp_path, monkeypatch):
     write_teacher_and_data(tmp_path)
-    (tmp_path / "teacher/model.safetensors").unlink()
+    monkeypatch.setattr(collect_trajectories, "load_for_inference", lambda *_: pytest.fail("the weights were read"))
     (tmp_path / "data/train.jsonl").unlink()
     with pytest.raises(ValueError, match="train.jsonl does not exist: run scripts/prepare_data.py"):
         collect(cdlm_config(tmp_path, "run"))
