@@ -14,6 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from cd4lm.config import exit_with_message, require
+from cd4lm.decoding import DecodeResult
+from cd4lm.decoding.policy_options import PolicyOptions, describe
+from evaluation.trace import run_trace, trace_page
 from scripts.common import (
     Generator,
     add_dynamic_options,
@@ -22,10 +26,6 @@ from scripts.common import (
     policy_of,
     write_text,
 )
-from scripts.trace import run_trace, trace_page
-from src.config import exit_with_message, require
-from src.decoding import DecodeResult
-from src.decoding.policy_options import PolicyOptions, describe
 
 EXAMPLE = "tom has 7 apples . buys 3 . gives 2 . how many ?"
 

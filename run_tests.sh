@@ -2,7 +2,8 @@
 # Set up and run every test: bash run_tests.sh [pytest arguments]. The quick part alone: bash run_tests.sh -m "not slow"
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source scripts/setup_env.sh requirements-dev.txt
+source scripts/setup_env.sh dev
+source scripts/setup_system.sh bubblewrap:bwrap chromium:chromium
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 # One thread each, the models are too small to gain from more; one worker more than cores, since some only wait.

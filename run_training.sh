@@ -6,7 +6,7 @@
 # From the environment: NUM_PROCESSES TEACHER_MODEL_PATH DATA_DIR OUTPUT_DIR TEMPERATURE INITIAL_LAMBDA FINAL_LAMBDA.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source scripts/setup_env.sh requirements.txt
+source scripts/setup_env.sh train
 
 default=configs/tiny.yaml
 [ -z "${TEACHER_MODEL_PATH:-}" ] || default=configs/llada_8b_gsm8k.yaml

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
+from cd4lm.settings import ExperimentConfig
 from evaluation.frontier import Estimate, accuracy_difference, column, estimate, family_nfe, resample_weights
 from evaluation.metrics.statistics import mcnemar
-from src.settings import ExperimentConfig
 
 RESAMPLES = 2000
 

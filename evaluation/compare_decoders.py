@@ -14,15 +14,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cd4lm.config import command_line, exit_with_message, load, require
+from cd4lm.data import tiny_task
+from cd4lm.data.examples import end_ids
+from cd4lm.data.rows import digest, read_jsonl
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps
+from cd4lm.model.loading import load_config, load_for_inference
+from cd4lm.settings import EvaluateConfig, ExperimentConfig
 from evaluation.measure import latency, measure, summarise
-from evaluation.metrics import tiny
 from evaluation.report import write_report
-from src.config import command_line, exit_with_message, load, require
-from src.data.examples import end_ids
-from src.data.rows import digest, read_jsonl
-from src.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps
-from src.model.loading import load_config, load_for_inference
-from src.settings import EvaluateConfig, ExperimentConfig
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,14 @@ def measure_cell(model, tokenizer, rows: list[dict], decoder: Decoder, config: E
     """What one cell of the grid holds, but for its means."""
     settings = settings_of(model, tokenizer, config, decoder.cache)
     cell = measure(
-        model, tokenizer, rows, decoder.policy, settings, batch_size=config.batch_size, score=tiny.score, label=label
+        model,
+        tokenizer,
+        rows,
+        decoder.policy,
+        settings,
+        batch_size=config.batch_size,
+        score=tiny_task.score,
+        label=label,
     )
     some = rows[: config.latency_problems]
     return cell | {

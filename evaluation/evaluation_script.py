@@ -11,17 +11,14 @@ four also as ..._pass5; lm-eval's own go by their names.
 
 import argparse
 import logging
-import sys
 from dataclasses import fields
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from cd4lm.config import exit_with_message, require
 from evaluation.dllm_eval.options import GenerationOptions, ModelOptions, generation_pairs, model_options
 from evaluation.dllm_eval.scoring import is_ours
 from evaluation.metrics.scoring import RUNS_CODE
 from evaluation.metrics.verdict import PROTOCOLS
-from src.config import exit_with_message, require
 
 
 def names(cls: type) -> str:

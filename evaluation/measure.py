@@ -3,18 +3,20 @@
 import difflib
 import hashlib
 import importlib
-import pkgutil
 import time
 from collections.abc import Callable
 
 import torch
 from tqdm import tqdm
 
-from evaluation import metrics
+from cd4lm.data.examples import encode_prompt
+from cd4lm.decoding import DecodeConfig, decode, decode_stream
+from cd4lm.decoding.policies import Policy
 from evaluation.metrics.statistics import wilson
-from src.data.examples import encode_prompt
-from src.decoding import DecodeConfig, decode, decode_stream
-from src.decoding.policies import Policy
+
+# Modules with score(doc, response), by the name that command lines take.
+METRICS = {name: f"evaluation.metrics.{name}" for name in ("gsm8k", "math500", "humaneval", "mbpp")}
+METRICS["tiny"] = "cd4lm.data.tiny_task"
 
 
 def measure(
@@ -72,11 +74,9 @@ def summarise(cell: dict) -> dict:
 
 
 def scorer(name: str) -> Callable[[dict, str], bool]:
-    """The `score(doc, response)` of the metric evaluation/metrics/<name>.py, or ValueError that names those there are."""
-    modules = {m.name: f"{metrics.__name__}.{m.name}" for m in pkgutil.iter_modules(metrics.__path__)}
-    if name in modules and "score" in (found := vars(importlib.import_module(modules[name]))):
-        return found["score"]
-    known = [known for known, module in modules.items() if "score" in vars(importlib.import_module(module))]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
+    """The `score(doc, response)` of a metric, or ValueError that names those there are."""
+    if name in METRICS:
+        return importlib.import_module(METRICS[name]).score
+    close = difflib.get_close_matches(name, METRICS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(METRICS)}"
     raise ValueError(f"metric {name!r} is unknown: {hint}")

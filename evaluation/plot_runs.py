@@ -8,20 +8,17 @@ one family, joined by a line. Where a family has several points, AUP is the area
 
 import argparse
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from cd4lm.config import exit_with_message, require
 from evaluation.dllm_eval.results import write_whole
 from evaluation.metrics.statistics import aup
-from src.config import exit_with_message, require
 
 
 def read_run(folder: Path) -> dict[str, dict]:

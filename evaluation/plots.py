@@ -8,9 +8,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from cd4lm.data.rows import read_jsonl
+from cd4lm.settings import ExperimentConfig
 from evaluation.analysis import family, reference_cell
-from src.data.rows import read_jsonl
-from src.settings import ExperimentConfig
 
 COLOURS = {"teacher": "#4c72b0", "student": "#c44e52", "control": "#8c8c8c"}
 PARTS = {

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+from cd4lm.settings import ExperimentConfig
 from evaluation.analysis import RESAMPLES, analyse
 from evaluation.plots import plot_pareto, plot_training
 from evaluation.sentences import span, verdict
-from src.settings import ExperimentConfig
 
 
 def setting_of(cell: dict) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cd4lm.config import require
+from cd4lm.data.rows import read_jsonl
+from cd4lm.decoding import DecodeConfig
+from cd4lm.decoding.policy_options import INTEGERS, POLICIES
 from evaluation.metrics.statistics import mcnemar
-from src.config import require
-from src.data.rows import read_jsonl
-from src.decoding import DecodeConfig
-from src.decoding.policy_options import INTEGERS, POLICIES
 
 # What is tried of each policy, the loosest (fastest) value first; of `fixed`, see ladder().
 LADDERS = {

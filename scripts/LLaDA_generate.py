@@ -5,13 +5,10 @@ python scripts/LLaDA_generate.py --model_path /models/LLaDA-8B-Instruct --prompt
 """
 
 import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import add_generation_options, add_prompt_options, generate_and_print, policy_of
 
-from scripts.common import add_generation_options, add_prompt_options, generate_and_print, policy_of
-from src.config import exit_with_message
+from cd4lm.config import exit_with_message
 
 
 def main():

@@ -5,19 +5,16 @@ python scripts/LLaDA_generate_dynamic.py --model_path /models/LLaDA-8B-Instruct 
 """
 
 import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.common import (
+from common import (
     add_dynamic_options,
     add_generation_options,
     add_prompt_options,
     generate_and_print,
     policy_of,
 )
-from src.config import exit_with_message
+
+from cd4lm.config import exit_with_message
 
 
 def main():

@@ -23,23 +23,20 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from benchmarking import decoding_speed as speed
+from benchmarking.decoding_grid import MODES, build_model, modes_of, points
+from benchmarking.decoding_plot import plot
+from benchmarking.decoding_record import flips, measure, quantile
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.benchmarking import decoding_speed as speed
-from scripts.benchmarking.decoding_grid import MODES, build_model, modes_of, points
-from scripts.benchmarking.decoding_plot import plot
-from scripts.benchmarking.decoding_record import flips, measure, quantile
-from src.config import exit_with_message, require
-from src.decoding import ConfidenceAdaptive
-from src.model.configuration import ATTENTIONS, BLOCK_GRIDS
-from src.model.loading import best_device
+from cd4lm.config import exit_with_message, require
+from cd4lm.decoding import ConfidenceAdaptive
+from cd4lm.model.configuration import ATTENTIONS, BLOCK_GRIDS
+from cd4lm.model.loading import best_device
 
 
 def parse() -> argparse.Namespace:

@@ -24,14 +24,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
+from benchmarking.training_shapes import Shape, add_shape_options, shape_of, step_flops
+from benchmarking.training_steps import VARIANTS, LossAlone, Step, peak_memory
 
-from scripts.benchmarking.training_shapes import Shape, add_shape_options, shape_of, step_flops
-from scripts.benchmarking.training_steps import VARIANTS, LossAlone, Step, peak_memory
-from src.config import exit_with_message, require
-from src.training.throughput import matmul_rate
+from cd4lm.config import exit_with_message, require
+from cd4lm.training.throughput import matmul_rate
 
 
 def parse() -> argparse.Namespace:

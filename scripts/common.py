@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from src.config import require
-from src.data.examples import encode_prompt, end_ids
-from src.decoding import DecodeConfig, DecodeResult, decode
-from src.decoding.caches import CACHES, exact_cache
-from src.decoding.checks import check_prompt, check_settings
-from src.decoding.generation_settings import GenerationSettings
-from src.decoding.policies import Policy
-from src.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
-from src.model import DiffusionLM
-from src.model.loading import load_config, load_for_inference, load_tokenizer
+from cd4lm.config import require
+from cd4lm.data.examples import encode_prompt, end_ids
+from cd4lm.decoding import DecodeConfig, DecodeResult, decode
+from cd4lm.decoding.caches import CACHES, exact_cache
+from cd4lm.decoding.checks import check_prompt, check_settings
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.policies import Policy
+from cd4lm.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
+from cd4lm.model import DiffusionLM
+from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,7 +125,8 @@ class Generator:
                 w for w in question.split() if self.tokenizer.convert_tokens_to_ids(w) == self.tokenizer.unk_token_id
             ]
             require(
-                not unknown, f"this checkpoint does not know the words {', '.join(unknown)}; see src/data/tiny_task.py"
+                not unknown,
+                f"this checkpoint does not know the words {', '.join(unknown)}; see src/cd4lm/data/tiny_task.py",
             )
         return torch.tensor(ids)
 

@@ -9,20 +9,17 @@ forward passes and seconds per item. Folders that do not hold the same items are
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 
+from cd4lm.config import exit_with_message, require
 from evaluation.frontier import Estimate, estimate, resample_weights
 from evaluation.metrics.rescore import Scoring, judge_samples
 from evaluation.metrics.samples import Sample, read_samples, sample_files
 from evaluation.metrics.scoring import metric_of
 from evaluation.metrics.statistics import mcnemar, wilson
-from src.config import exit_with_message, require
 
 MEASURES = ("nfe", "tokens", "seconds", "truncated")
 

@@ -8,17 +8,15 @@ Accuracies have Wilson's 95 % interval; gains, forward passes and wall clock a b
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from compare_results import compare, interval_of_accuracy, paired_samples, results_of, spread, summarise
 
+from cd4lm.config import exit_with_message, require
 from evaluation.dllm_eval.results import write_whole
 from evaluation.frontier import resample_weights
 from evaluation.metrics.rescore import Scoring
-from scripts.compare_results import compare, interval_of_accuracy, paired_samples, results_of, spread, summarise
-from src.config import exit_with_message, require
 
 
 @dataclass(frozen=True)

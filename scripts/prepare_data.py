@@ -10,14 +10,11 @@ Writes train.jsonl, validation.jsonl (and test.jsonl for tiny) and manifest.json
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src.config import exit_with_message, require
-from src.data.rows import SOURCES, build_splits, digest, revision_of, write_jsonl
-from src.data.tiny_task import CHAINS
+from cd4lm.config import exit_with_message, require
+from cd4lm.data.rows import SOURCES, build_splits, digest, revision_of, write_jsonl
+from cd4lm.data.tiny_task import CHAINS
 
 
 def parse() -> argparse.Namespace:
@@ -41,10 +38,10 @@ def parse() -> argparse.Namespace:
 
 def answer(rows: list[dict], arguments: argparse.Namespace) -> list[dict]:
     """Rows with the teacher's answers."""
-    from evaluation.metrics import tiny
-    from src.model.loading import load_for_inference
-    from src.settings import FormatConfig
-    from src.training.own_answers import own_answers
+    from cd4lm.data import tiny_task
+    from cd4lm.model.loading import load_for_inference
+    from cd4lm.settings import FormatConfig
+    from cd4lm.training.generate_targets import own_answers
 
     require(arguments.teacher is not None, "--answers teacher needs --teacher: the checkpoint that answers")
     checks = arguments.dataset in CHAINS and arguments.keep == "right"
@@ -60,7 +57,7 @@ def answer(rows: list[dict], arguments: argparse.Namespace) -> list[dict]:
         temperature=arguments.temperature,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
-        is_right=tiny.score if checks else None,
+        is_right=tiny_task.score if checks else None,
     )
 
 

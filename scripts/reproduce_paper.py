@@ -26,20 +26,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
+from paper_table import RUNS
+from run_experiment import ROOT, check_data, check_experiment, prepare_command, run, run_experiment
 
+from cd4lm.config import exit_with_message, load, require
+from cd4lm.model.loading import load_config
+from cd4lm.settings import ExperimentConfig
+from cd4lm.training.resume import check_resume
+from cd4lm.training.train import NOT_TRAINING, parameter_count
 from evaluation.dllm_eval.results import write_whole
 from evaluation.dllm_eval.task_list import local_file
 from evaluation.metrics.scoring import RUNS_CODE
-from scripts.paper_table import RUNS
-from scripts.run_experiment import ROOT, check_data, check_experiment, prepare_command, run, run_experiment
-from src.config import exit_with_message, load, require
-from src.model.loading import load_config
-from src.settings import ExperimentConfig
-from src.training.resume import check_resume
-from src.training.train import NOT_TRAINING, parameter_count
 
 STUDENTS = {"gsm8k": ("gsm8k", "math500"), "opencode": ("humaneval", "mbpp")}  # by what they are distilled on
 SCRIPTS = {"gsm8k": "gsm8k", "math500": "math", "humaneval": "humaneval", "mbpp": "mbpp"}

@@ -4,5 +4,5 @@
 # What the environment and the arguments may say: bash scripts/reproduce_paper.sh --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/setup_env.sh evaluation/requirements.txt
+source scripts/setup_env.sh train,eval
 exec "$PYTHON" scripts/reproduce_paper.py "$@"

@@ -12,17 +12,16 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from cd4lm.config import command_line, exit_with_message, load, require
+from cd4lm.data.trajectories import is_complete
+from cd4lm.model.checkpoint import check_folder
+from cd4lm.model.loading import load_config, load_tokenizer
+from cd4lm.settings import DataConfig, ExperimentConfig
+from cd4lm.training.launch import collection_command, run_command, training_command
+from cd4lm.training.resume import check_output
+from cd4lm.training.setup import check_fit, check_packages
 
-from src.config import command_line, exit_with_message, load, require  # noqa: E402
-from src.data.trajectories import is_complete  # noqa: E402
-from src.model.checkpoint import check_folder  # noqa: E402
-from src.model.loading import load_config, load_tokenizer  # noqa: E402
-from src.settings import DataConfig, ExperimentConfig  # noqa: E402
-from src.training.launch import collection_command, run_command, training_command  # noqa: E402
-from src.training.models import check_fit, check_packages  # noqa: E402
-from src.training.resume import check_output  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def prepare_command(config: ExperimentConfig) -> list[str]:

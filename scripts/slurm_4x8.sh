@@ -12,10 +12,10 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?submit this file with sbatch from the repository root}"
-source scripts/setup_env.sh requirements.txt
+source scripts/setup_env.sh train
 
 export LAUNCH=${LAUNCH:-configs/accelerate_zero3_4x8gpu.yaml}
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 srun --kill-on-bad-exit=1 bash -c \
-    'MACHINE_RANK=$SLURM_NODEID exec "$PYTHON" -m src.training.launch "$@" train.launch="$LAUNCH"' _ "$@"
+    'MACHINE_RANK=$SLURM_NODEID exec "$PYTHON" -m cd4lm.training.launch "$@" train.launch="$LAUNCH"' _ "$@"

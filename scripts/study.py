@@ -17,15 +17,15 @@ import sys
 from pathlib import Path
 
 import torch
+from run_experiment import make_student, prepare
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from evaluation.study.compare import differences  # noqa: E402
-from evaluation.study.measures import MEASURES, measure_cell, missing  # noqa: E402
-from evaluation.study.page import write_page  # noqa: E402
-from evaluation.study.settings import (  # noqa: E402
+from cd4lm.config import TERMINATED, exit_with_message, load, require
+from cd4lm.model.checkpoint import check_folder
+from evaluation.study.compare import differences
+from evaluation.study.measures import MEASURES, measure_cell, missing
+from evaluation.study.page import write_page
+from evaluation.study.settings import (
     Cell,
     StudyConfig,
     cell_named,
@@ -35,13 +35,12 @@ from evaluation.study.settings import (  # noqa: E402
     needed_cells,
     training_settings,
 )
-from evaluation.study.store import CellFiles, provenance, read_problems, weights_digest, write_json  # noqa: E402
-from evaluation.study.subject import Subject  # noqa: E402
-from evaluation.study.timing import measure_timing  # noqa: E402
-from evaluation.study.workers import run_cells  # noqa: E402
-from scripts.run_experiment import make_student, prepare  # noqa: E402
-from src.config import TERMINATED, exit_with_message, load, require  # noqa: E402
-from src.model.checkpoint import check_folder  # noqa: E402
+from evaluation.study.store import CellFiles, provenance, read_problems, weights_digest, write_json
+from evaluation.study.subject import Subject
+from evaluation.study.timing import measure_timing
+from evaluation.study.workers import run_cells
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse() -> argparse.Namespace:

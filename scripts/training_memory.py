@@ -7,14 +7,11 @@ is one model. Activations are recomputed block by block. GB are 10^9 bytes.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarking.training_shapes import Shape, add_shape_options, shape_of
 
-from scripts.benchmarking.training_shapes import Shape, add_shape_options, shape_of
-from src.config import exit_with_message, require
+from cd4lm.config import exit_with_message, require
 
 LOSS_ARRAYS = 9  # float32 arrays of chunk x vocabulary at the peak of the loss: 9.2 measured, docs/benchmarks.md
 BUCKETS = 2e9  # DeepSpeed's default buckets: 5e8 elements in bf16, twice while communication overlaps

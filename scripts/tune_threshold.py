@@ -12,25 +12,22 @@ split's. The demo, the generators and the evaluation then use the settings by de
 import argparse
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from common import Generator, add_generation_options, check_output, write_text
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from cd4lm.config import exit_with_message, require
+from cd4lm.data.rows import digest
+from cd4lm.decoding import FixedSteps
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.policies import Policy
+from cd4lm.decoding.policy_options import LIMITS, POLICIES, PolicyOptions, check_name, choose_policy
 from evaluation.measure import measure, scorer, summarise
 from evaluation.tuning import Trial, best, bisect, grid, ladder, read_problems
-from scripts.common import Generator, add_generation_options, check_output, write_text
-from src.config import exit_with_message, require
-from src.data.rows import digest
-from src.decoding import FixedSteps
-from src.decoding.generation_settings import GenerationSettings
-from src.decoding.policies import Policy
-from src.decoding.policy_options import LIMITS, POLICIES, PolicyOptions, check_name, choose_policy
 
 SEARCHES = {"bisect": bisect, "grid": grid}
 

@@ -10,12 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src.data.tiny_tokenizer import CHAT_TEMPLATE, END, EOT, HEADER_END, HEADER_START, MASK, START
-from src.decoding.generation_settings import GenerationSettings
-from src.model import LLaDAConfig, LLaDAModelLM
+from cd4lm.data.tiny_tokenizer import CHAT_TEMPLATE, END, EOT, HEADER_END, HEADER_START, MASK, START
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.model import LLaDAConfig, LLaDAModelLM
 
 SPECIAL = [END, START, EOT, MASK, HEADER_START, HEADER_END]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["src.training.trainer", "evaluation.measure", "evaluation.plots"])
+FORKS.set_forkserver_preload(["cd4lm.training.trainer", "evaluation.measure", "evaluation.plots"])
 
 
 def run_program(words: list[str], environment: dict[str, str], streams: Path) -> None:

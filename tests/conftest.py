@@ -7,8 +7,8 @@ from unittest import mock
 import pytest
 import torch
 
-from src.data.tiny_tokenizer import build_tokenizer
-from src.model import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
+from cd4lm.data.tiny_tokenizer import build_tokenizer
+from cd4lm.model import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
 
 ROOT = Path(__file__).resolve().parents[1]
 

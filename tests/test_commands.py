@@ -12,8 +12,8 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from src.data.rows import read_jsonl
-from src.model import LLaDAModelLM
+from cd4lm.data.rows import read_jsonl
+from cd4lm.model import LLaDAModelLM
 from tests.command_line import alone, command, refused
 from tests.conftest import ROOT
 
@@ -120,7 +120,7 @@ class TestBadExperiments:
         column = "response" if "nameless" in override else "answer"
         for split in ("train", "validation"):
             (data / f"{split}.jsonl").write_text(json.dumps({"question": QUESTION, column: "#### 8"}) + "\n")
-        done = command("-m", "src.training.train", mini_config(tmp_path), override.format(folder=tmp_path))
+        done = command("-m", "cd4lm.training.train", mini_config(tmp_path), override.format(folder=tmp_path))
         refused(done, message)
         assert not (tmp_path / "out").exists()
 
@@ -133,7 +133,7 @@ class TestBadExperiments:
         shutil.copytree(TEACHER, tmp_path / "teacher")
         config = json.loads((tmp_path / "teacher/config.json").read_text()) | {"mask_token_id": 5}
         (tmp_path / "teacher/config.json").write_text(json.dumps(config))
-        words = ("-m", "src.training.train", mini_config(tmp_path), f"teacher={tmp_path}/teacher")
+        words = ("-m", "cd4lm.training.train", mini_config(tmp_path), f"teacher={tmp_path}/teacher")
         refused(command(*words), "mask_token_id=5 is '<|end_header_id|>' in the tokenizer")
         (tmp_path / "teacher/tokenizer.json").unlink()
         refused(command(*words), "has no usable tokenizer")
@@ -145,7 +145,7 @@ class TestBadExperiments:
         for split in ("train", "validation"):
             (tmp_path / f"data/{split}.jsonl").write_text("".join(rows))
         options = ("format.eos=one", "format.max_length=30", "train.max_steps=1")
-        done = command("-m", "src.training.train", mini_config(tmp_path), *options)
+        done = command("-m", "cd4lm.training.train", mini_config(tmp_path), *options)
         assert done.returncode == 0, done.stderr
         for split in ("train", "validation"):
             assert f"{split}: 1 rows longer than max_length=30 tokens left out" in done.stdout
@@ -223,7 +223,7 @@ class TestExperiment:
         (finished / "other/checkpoints/checkpoint-1/trainer_state.json").write_text("{}")
         (finished / "other/config.yaml").write_text((finished / "out/config.yaml").read_text())
         done = command(
-            "-m", "src.training.train", mini_config(finished), f"output_dir={finished}/other", "dscd.temperature=1"
+            "-m", "cd4lm.training.train", mini_config(finished), f"output_dir={finished}/other", "dscd.temperature=1"
         )
         assert done.returncode != 0 and "was started with dscd.temperature=2.0, not 1.0" in done.stderr
 
@@ -275,6 +275,6 @@ class TestCDLM:
     def test_paths_of_another_collection_are_refused(self, finished):
         paths = f"trajectories={{dir: {finished}/paths, temperatures: [0.5], block_length: 10, rows: 24}}"
         done = command(
-            "-m", "src.training.collect_trajectories", mini_config(finished), "block_causal={block_length: 10}", paths
+            "-m", "cd4lm.training.collect_trajectories", mini_config(finished), "block_causal={block_length: 10}", paths
         )
         assert done.returncode != 0 and "temperatures is [0.0], not [0.5]" in done.stderr.splitlines()[-1]

@@ -2,10 +2,10 @@
 
 import pytest
 
+from cd4lm.config import ConfigError, dump, load
+from cd4lm.settings import ExperimentConfig
+from cd4lm.training.pretrain import PretrainConfig
 from evaluation.study.settings import StudyConfig
-from src.config import ConfigError, dump, load
-from src.settings import ExperimentConfig
-from src.training.pretrain import PretrainConfig
 from tests.conftest import ROOT
 
 MINIMAL = "teacher: t\noutput_dir: o\ndata: {dataset: tiny, dir: d}\n"

@@ -7,10 +7,10 @@ from itertools import groupby
 
 import torch
 
+from cd4lm.config import require
+from cd4lm.decoding import DecodeResult, FixedSteps, decode_stream
 from evaluation.dllm_eval.answers import Key
 from evaluation.dllm_eval.options import Decoder
-from src.config import require
-from src.decoding import DecodeResult, FixedSteps, decode_stream
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from cd4lm.decoding import DecodeConfig, FixedSteps, decode_stream
+from cd4lm.decoding.likelihood import log_likelihoods
 from evaluation.dllm_eval.answers import fingerprint
 from evaluation.dllm_eval.generation import group_by
-from src.decoding import DecodeConfig, FixedSteps, decode_stream
-from src.decoding.likelihood import log_likelihoods
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # context and continuation
 

@@ -7,15 +7,15 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
 
+from cd4lm.data.examples import end_ids
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.model.loading import load_for_inference
 from evaluation.dllm_eval.answers import Answer, AnswerLog, Key, fingerprint
 from evaluation.dllm_eval.generation import Job, check_length, finished, group_by
 from evaluation.dllm_eval.likelihood import disjoint_windows, estimates, greedy
 from evaluation.dllm_eval.options import make_decoder, task_options
 from evaluation.dllm_eval.processes import ProcessesLM
 from evaluation.dllm_eval.recorder import Recorder
-from src.data.examples import end_ids
-from src.decoding.generation_settings import GenerationSettings
-from src.model.loading import load_for_inference
 
 Ids = tuple[list[int], list[int]]  # context and continuation
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}

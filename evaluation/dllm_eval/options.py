@@ -6,12 +6,12 @@ from typing import Literal
 
 import yaml
 
-from src.config import ConfigError, build, require
-from src.decoding import DecodeConfig
-from src.decoding.caches import exact_cache
-from src.decoding.checks import check_settings
-from src.decoding.generation_settings import GenerationSettings
-from src.decoding.policy_options import PolicyOptions, choose_policy
+from cd4lm.config import ConfigError, build, require
+from cd4lm.decoding import DecodeConfig
+from cd4lm.decoding.caches import exact_cache
+from cd4lm.decoding.checks import check_settings
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.policy_options import PolicyOptions, choose_policy
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class GenerationOptions(PolicyOptions):
     """--gen_kwargs, under the published names; what is not said is what the checkpoint's generation_config.json says.
 
     use_dynamic: false is policy=fixed (one token per step unless `steps` is given), true an adaptive policy. The policies
-    and their parameters: src/decoding/policy_options.py; the rest: src/decoding/config.py (eos_threshold_ratio is its
+    and their parameters: src/cd4lm/decoding/policy_options.py; the rest: src/cd4lm/decoding/config.py (eos_threshold_ratio is its
     eos_hold_ratio). cache: without one, the fastest that changes no token of the checkpoint.
     """
 

@@ -7,6 +7,11 @@ from dataclasses import asdict
 
 from lm_eval.evaluator import evaluate
 
+from cd4lm.config import require
+from cd4lm.data.examples import end_ids
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.model.checkpoint import check_folder
+from cd4lm.model.loading import best_device, load_config, load_tokenizer
 from evaluation.dllm_eval import manifest, results, task_list
 from evaluation.dllm_eval.answers import AnswerLog
 from evaluation.dllm_eval.model import DTYPES, LLaDA
@@ -14,11 +19,6 @@ from evaluation.dllm_eval.options import Decoder, ModelOptions, make_decoder, ta
 from evaluation.dllm_eval.processes import join_processes
 from evaluation.dllm_eval.recorder import Recorder
 from evaluation.dllm_eval.scoring import Scorer, is_ours
-from src.config import require
-from src.data.examples import end_ids
-from src.decoding.generation_settings import GenerationSettings
-from src.model.checkpoint import check_folder
-from src.model.loading import best_device, load_config, load_tokenizer
 
 
 def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, scorer: Scorer) -> None:

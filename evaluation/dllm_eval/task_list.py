@@ -7,8 +7,8 @@ from pathlib import Path
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from cd4lm.config import require
 from evaluation.dllm_eval.scoring import PREFIX, is_ours
-from src.config import require
 
 FOLDER = Path(__file__).parent / "tasks"
 OURS = sorted(path.stem for path in FOLDER.glob(f"{PREFIX}*.yaml"))

@@ -8,12 +8,7 @@ published: the last \boxed{} of the text, which must hold one plain number.
 """
 
 import re
-import sys
 from decimal import Decimal
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # not this folder, whose statistics is not the library's
 
 from evaluation.metrics.answers import answer_section, before_end, decimal, last_boxed, last_number
 from evaluation.metrics.verdict import NO_ANSWER, RIGHT, WRONG, Verdict, check_protocol

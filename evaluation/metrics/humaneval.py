@@ -9,12 +9,7 @@ HumanEval+ rows differ only in their tests. The functions of the prompt that the
 """
 
 import ast
-import sys
 import textwrap
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # not this folder, whose statistics is not the library's
 
 from evaluation.metrics import sandbox
 from evaluation.metrics.programs import parses, program_text, published_text

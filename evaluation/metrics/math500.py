@@ -9,11 +9,6 @@ published: the last \boxed{}, equality of the normalised strings.
 """
 
 import re
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # not this folder, whose statistics is not the library's
 
 from evaluation.metrics.answers import answer_section, before_end, last_boxed
 from evaluation.metrics.math_equality import equal

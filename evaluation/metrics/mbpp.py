@@ -9,11 +9,6 @@ The published test split is task_id 11 to 510.
 """
 
 import builtins
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # not this folder, whose statistics is not the library's
 
 from evaluation.metrics import sandbox
 from evaluation.metrics.programs import defined_names, free_names, parses, program_text, published_text

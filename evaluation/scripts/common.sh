@@ -7,7 +7,7 @@
 # command again to resume.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
-source "$root/scripts/setup_env.sh" evaluation/requirements.txt
+source "$root/scripts/setup_env.sh" eval
 
 MODEL_PATH="${MODEL_PATH:-GSAI-ML/LLaDA-8B-Instruct}"
 OUTPUT_PATH="${OUTPUT_PATH:-outputs/eval/$TASK}"

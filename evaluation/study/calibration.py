@@ -13,9 +13,9 @@ from itertools import islice
 
 import torch
 
+from cd4lm.decoding import ConfidenceAdaptive, DecodeResult
+from cd4lm.diffusion.sampling import propose
 from evaluation.study.subject import Subject
-from src.decoding import ConfidenceAdaptive, DecodeResult
-from src.diffusion.sampling import propose
 
 
 @torch.inference_mode()

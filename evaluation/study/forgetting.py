@@ -8,14 +8,14 @@ from itertools import islice
 
 import torch
 
+from cd4lm.data.examples import encode_answer
+from cd4lm.data.tiny_task import WORDINGS
+from cd4lm.decoding import FixedSteps
+from cd4lm.decoding.likelihood import answer_log_p, masked_rows
+from cd4lm.diffusion.likelihood import likelihood_masks
+from cd4lm.diffusion.noise import row_keys
+from cd4lm.settings import FormatConfig
 from evaluation.study.subject import Subject
-from src.data.examples import encode_answer
-from src.data.tiny_task import WORDINGS
-from src.decoding import FixedSteps
-from src.decoding.likelihood import answer_log_p, masked_rows
-from src.diffusion.likelihood import likelihood_masks
-from src.diffusion.noise import row_keys
-from src.settings import FormatConfig
 
 NUMBER, WORD = r"-?\d+", r"[a-z]+"
 _FIELDS = {"a": NUMBER, "b": NUMBER, "c": NUMBER, "op": r"[-+*]", "name": WORD, "obj": WORD}

@@ -5,16 +5,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cd4lm.data import tiny_task
+from cd4lm.decoding import ConfidenceAdaptive, FixedSteps
 from evaluation.compare_decoders import Decoder
 from evaluation.measure import measure, summarise
-from evaluation.metrics import tiny
 from evaluation.study.calibration import measure_calibration
 from evaluation.study.forgetting import measure_forgetting
 from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of
 from evaluation.study.states import measure_states
 from evaluation.study.store import CellFiles, read_problems
 from evaluation.study.subject import Subject
-from src.decoding import ConfidenceAdaptive, FixedSteps
 
 
 def decoders(study: StudyConfig, cell: Cell) -> list[Decoder]:
@@ -29,7 +29,7 @@ def run(subject: Subject, decoder: Decoder, count: int, **changes) -> dict:
     config = subject.decoding(**changes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # blocks a checkpoint was not trained with are what is measured
-        how = {"batch_size": subject.study.batch_size, "score": tiny.score, "label": decoder.name}
+        how = {"batch_size": subject.study.batch_size, "score": tiny_task.score, "label": decoder.name}
         found = measure(subject.model, subject.tokenizer, subject.rows[:count], decoder.policy, config, **how)
     return found | {"family": decoder.family, "setting": decoder.setting} | summarise(found)
 

@@ -4,6 +4,9 @@ import gzip
 import json
 from pathlib import Path
 
+from cd4lm.config import require
+from cd4lm.model.loading import load_config
+from cd4lm.training.train import parameter_count
 from evaluation.study import tables
 from evaluation.study.analysis import analyse
 from evaluation.study.plots import plot_equal, plot_frontier, plot_reliability
@@ -11,9 +14,6 @@ from evaluation.study.results import Results
 from evaluation.study.sentences import claims, page_sentences
 from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of
 from evaluation.study.store import write_json
-from src.config import require
-from src.model.loading import load_config
-from src.training.train import parameter_count
 
 MOST_BYTES = 2_000_000  # of raw results that go beside the page; larger ones stay in output_dir
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from src.config import load, require
-from src.decoding import DecodeConfig
-from src.settings import ExperimentConfig
+from cd4lm.config import load, require
+from cd4lm.decoding import DecodeConfig
+from cd4lm.settings import ExperimentConfig
 
 TEACHER = "teacher"
 NEEDED = re.compile(r"\{output_dir\}/([\w-]+)/seed-\{seed\}/")
@@ -152,7 +152,7 @@ def folder_of(study: StudyConfig, cell: Cell) -> Path:
 
 
 def training_settings(study: StudyConfig, cell: Cell, output: Path) -> list[str]:
-    """What src/training is given for a cell whose student goes to output/student: a YAML file, then overrides."""
+    """What src/cd4lm/training is given for a cell whose student goes to output/student: a YAML file, then overrides."""
     fill = {"{output_dir}": study.output_dir, "{seed}": str(cell.seed)}
     settings = [*study.base, *study.variants.get(cell.variant, ())]
     for place, value in fill.items():

@@ -8,9 +8,9 @@ up to its EOS: what stands after it is padding.
 
 import torch
 
+from cd4lm.decoding import ConfidenceAdaptive, DecodeResult, FixedSteps
+from cd4lm.decoding.policies import Policy
 from evaluation.study.subject import Subject
-from src.decoding import ConfidenceAdaptive, DecodeResult, FixedSteps
-from src.decoding.policies import Policy
 
 
 def shared_states(student: DecodeResult, teacher: DecodeResult) -> dict[str, list[int]]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
+from cd4lm.config import require
+from cd4lm.data.rows import digest, read_jsonl
+from cd4lm.training.resume import check_resume
 from evaluation.dllm_eval.manifest import git_commit, versions
 from evaluation.study.settings import Cell, StudyConfig, experiment_of, folder_of
-from src.config import require
-from src.data.rows import digest, read_jsonl
-from src.training.resume import check_resume
 
 
 def write_json(path: Path, content: dict) -> None:

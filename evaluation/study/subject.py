@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from cd4lm.data.examples import encode_prompt, end_ids
+from cd4lm.decoding import DecodeConfig, DecodeResult, decode_stream
+from cd4lm.decoding.caches import exact_cache
+from cd4lm.decoding.policies import Policy
+from cd4lm.model import DiffusionLM
+from cd4lm.model.loading import load_for_inference
 from evaluation.study.settings import StudyConfig, decoding_of
-from src.data.examples import encode_prompt, end_ids
-from src.decoding import DecodeConfig, DecodeResult, decode_stream
-from src.decoding.caches import exact_cache
-from src.decoding.policies import Policy
-from src.model import DiffusionLM
-from src.model.loading import load_for_inference
 
 
 @dataclass(frozen=True)

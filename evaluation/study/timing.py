@@ -6,10 +6,10 @@ from statistics import median
 
 import torch
 
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps, decode
+from cd4lm.decoding.policies import Policy
 from evaluation.study.settings import Cell
 from evaluation.study.subject import Subject
-from src.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps, decode
-from src.decoding.policies import Policy
 
 
 def one_by_one(subject: Subject, policy: Policy, config: DecodeConfig, problem: int) -> tuple[float, int, int]:

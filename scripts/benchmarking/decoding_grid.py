@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from evaluation.metrics import tiny
+from benchmarking.decoding_speed import SHAPES, Mode, config_of, random_model
+from cd4lm.config import require
+from cd4lm.data import tiny_task
+from cd4lm.data.examples import encode_prompt, end_ids
+from cd4lm.decoding import DecodeConfig, decode
+from cd4lm.model.loading import load_model, load_tokenizer
 from evaluation.tuning import read_problems
-from scripts.benchmarking.decoding_speed import SHAPES, Mode, config_of, random_model
-from src.config import require
-from src.data.examples import encode_prompt, end_ids
-from src.decoding import DecodeConfig, decode
-from src.model.loading import load_model, load_tokenizer
 
 CACHES = {"plain": "plain", "exact": "none", "prefix": "prefix", "dual": "dual", "block": "block"}
 MODES = ["plain", *(name + end for name in ("exact", "prefix", "dual", "block") for end in ("", "+compile"))]
@@ -71,7 +71,7 @@ def question_points(arguments: argparse.Namespace, model) -> list[Point]:
     prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
     for gen_length in arguments.gen_length:
         config = base_config(arguments, model, gen_length, end_ids(tokenizer))
-        score = lambda i, tokens: tiny.score(rows[i], tokenizer.decode(tokens))  # noqa: E731
+        score = lambda i, tokens: tiny_task.score(rows[i], tokenizer.decode(tokens))  # noqa: E731
         found.append(Point(prompts, config, score, {"prompt_length": "data", "gen_length": gen_length}))
     return found
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from compare_results import Results, compare
 
+from benchmarking import decoding_speed as speed
+from benchmarking.decoding_grid import Point
+from cd4lm.decoding import DecodeResult
 from evaluation.frontier import resample_weights
-from scripts.benchmarking import decoding_speed as speed
-from scripts.benchmarking.decoding_grid import Point
-from scripts.compare_results import Results, compare
-from src.decoding import DecodeResult
 
 RESAMPLES, SEED = 2000, 0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from src.decoding import DecodeConfig, DecodeResult, decode_stream
-from src.model import LLaDAConfig, LLaDAModelLM
+from cd4lm.decoding import DecodeConfig, DecodeResult, decode_stream
+from cd4lm.model import LLaDAConfig, LLaDAModelLM
 
 # bench is the CPU target of docs/benchmarks.md: a small body under LLaDA's vocabulary.
 SHAPES = {

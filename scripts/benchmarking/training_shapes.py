@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from src.model import LLaDAConfig, LLaDAModelLM
+from cd4lm.model import LLaDAConfig, LLaDAModelLM
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from scripts.benchmarking.training_shapes import Shape, random_model
-from src.diffusion.masking import nested_masks
-from src.diffusion.noise import row_keys
-from src.settings import LoRAConfig
-from src.training.chunked_loss import Rows, chunked_dscd_loss
-from src.training.consistency_loss import dscd_loss
-from src.training.models import forward_both
+from benchmarking.training_shapes import Shape, random_model
+from cd4lm.diffusion.masking import nested_masks
+from cd4lm.diffusion.noise import row_keys
+from cd4lm.settings import LoRAConfig
+from cd4lm.training.chunked_loss import Rows, chunked_dscd_loss
+from cd4lm.training.consistency_loss import dscd_loss
+from cd4lm.training.setup import forward_both
 
 VARIANTS = ("published", "ours", "ours_checkpointing", "ours_lora")
 WEIGHT, TEMPERATURE = 0.9, 2.0  # lambda and T of the published recipe's start
@@ -29,7 +29,7 @@ class Step:
         build = partial(random_model, shape, device=self.device, dtype=dtype)
         self.student, self.teacher = build(1), None
         if variant == "ours_lora":
-            from src.training.lora import add_adapters
+            from cd4lm.training.lora import add_adapters
 
             self.student = add_adapters(self.student, LoRAConfig())
         else:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from src.data.examples import AnswerCollator, AnswerDataset, encode_answer, encode_prompt, end_ids
-from src.settings import FormatConfig
+from cd4lm.data.examples import AnswerCollator, AnswerDataset, encode_answer, encode_prompt, end_ids
+from cd4lm.settings import FormatConfig
 
 ROW = {"question": "tom has 7 apples . buys 3 . how many ?", "answer": "7 + 3 = 10 . #### 10"}
 

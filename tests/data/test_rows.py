@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from src.data.rows import Source, build_splits, read_jsonl, read_source
+from cd4lm.data.rows import Source, build_splits, read_jsonl, read_source
 from tests.command_line import command
 from tests.conftest import ROOT
 

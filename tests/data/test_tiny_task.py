@@ -7,8 +7,8 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
-from src.data import tiny_task
-from src.data.tiny_task import CHAINS, SPLITS, WORDINGS, draw_problem, make_row, split_of, vocabulary
+from cd4lm.data import tiny_task
+from cd4lm.data.tiny_task import CHAINS, SPLITS, WORDINGS, draw_problem, make_row, split_of, vocabulary
 
 
 @pytest.mark.parametrize("task", CHAINS)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
-from src.decoding.caches import CACHES
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
+from cd4lm.decoding.caches import CACHES
 from tests.conftest import BACKBONES, random_model
 
 CONFIG = DecodeConfig(mask_id=59, eos_ids=(57, 3, 12), gen_length=24, block_length=8)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
 from tests.conftest import random_model
 
 CONFIG = DecodeConfig(mask_id=59, eos_ids=(57,), gen_length=32, block_length=8, stop_at_eos=False)
@@ -57,7 +57,7 @@ def canvas_logits(model, x, cache):
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_stored_keys_and_values_are_those_of_the_last_forward_that_wrote_them(model, cache):
     """Against a reimplementation in three lines: attention over keys of two canvases, old and new."""
-    from src.decoding.caches import CACHES
+    from cd4lm.decoding.caches import CACHES
 
     old, new = torch.randint(0, 57, (1, 20)), torch.randint(0, 57, (1, 20))
     store = CACHES[cache](replace(CONFIG, gen_length=16, cache=cache)).rearranged(model, (), 1, 20)

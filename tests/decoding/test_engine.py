@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from src.decoding import (
+from cd4lm.decoding import (
     ConfidenceAdaptive,
     DecodeConfig,
     DecodeResult,
@@ -17,7 +17,7 @@ from src.decoding import (
     decode,
     decode_stream,
 )
-from src.model import LLaDAModelLM
+from cd4lm.model import LLaDAModelLM
 from tests.conftest import random_model
 
 POLICIES = [

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
-from src.diffusion.noise import row_keys
-from src.diffusion.sampling import propose, propose_published
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
+from cd4lm.diffusion.noise import row_keys
+from cd4lm.diffusion.sampling import propose, propose_published
 from tests.conftest import random_model
 
 PLAIN = DecodeConfig(mask_id=59, eos_ids=(57, 3, 12), gen_length=16, block_length=8, stop_at_eos=False, cache="plain")

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from src.decoding import (
+from cd4lm.decoding import (
     ConfidenceAdaptive,
     DecodeConfig,
     EntropyAdaptive,
@@ -17,9 +17,9 @@ from src.decoding import (
     StepBudget,
     decode,
 )
-from src.decoding.policies import BlockView
-from src.decoding.step import choose
-from src.diffusion.sampling import negative_entropy
+from cd4lm.decoding.policies import BlockView
+from cd4lm.decoding.step import choose
+from cd4lm.diffusion.sampling import negative_entropy
 
 CONFIG = DecodeConfig(mask_id=59, gen_length=32, block_length=8)
 # Of each policy: makes it from its parameter, and values of that from the strictest to the loosest.

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from transformers import GenerationConfig
 
-from src.decoding import (
+from cd4lm.decoding import (
     ConfidenceAdaptive,
     EntropyAdaptive,
     EntropyBounded,
@@ -14,8 +14,8 @@ from src.decoding import (
     FixedSteps,
     StepBudget,
 )
-from src.decoding.generation_settings import GenerationSettings
-from src.decoding.policy_options import POLICIES, PolicyOptions, choose_policy
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.policy_options import POLICIES, PolicyOptions, choose_policy
 
 DEFAULT = GenerationSettings()
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
 
 CONFIG = DecodeConfig(mask_id=59, eos_ids=(57, 3), gen_length=16, block_length=8)
 POLICY = ConfidenceAdaptive(threshold=0.5)

@@ -5,9 +5,9 @@ from itertools import combinations
 import pytest
 import torch
 
-from src.decoding.likelihood import log_likelihoods
-from src.diffusion.likelihood import likelihood_masks, log_likelihood_estimate
-from src.diffusion.noise import row_keys
+from cd4lm.decoding.likelihood import log_likelihoods
+from cd4lm.diffusion.likelihood import likelihood_masks, log_likelihood_estimate
+from cd4lm.diffusion.noise import row_keys
 
 PROMPT, ANSWER = torch.tensor([5, 9, 2, 14]), torch.tensor([7, 3, 21])
 

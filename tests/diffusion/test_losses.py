@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from src.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss
-from src.diffusion.schedules import curriculum_lambda
+from cd4lm.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss
+from cd4lm.diffusion.schedules import curriculum_lambda
 
 
 def test_masked_diffusion_loss_is_the_mean_of_row_means():

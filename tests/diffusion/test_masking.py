@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.diffusion.masking import (
+from cd4lm.diffusion.masking import (
     block_nested_masks,
     block_state_masks,
     independent_masks,
@@ -11,7 +11,7 @@ from src.diffusion.masking import (
     nested_masks,
     uniform_count_masks,
 )
-from src.diffusion.noise import row_keys
+from cd4lm.diffusion.noise import row_keys
 
 
 def answers(*lengths: int, prompt: int = 4, width: int = 120) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 
-from src.diffusion.noise import mix, row_keys, uniform
+from cd4lm.diffusion.noise import mix, row_keys, uniform
 
 
 def splitmix64(x: int) -> int:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from src.diffusion.noise import row_keys
-from src.diffusion.trajectory import trajectory_pair
+from cd4lm.diffusion.noise import row_keys
+from cd4lm.diffusion.trajectory import trajectory_pair
 
 B, PROMPT, G, BLOCK = 400, 3, 12, 4
 

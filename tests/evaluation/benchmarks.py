@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.data.rows import read_jsonl
+from cd4lm.data.rows import read_jsonl
 from tests.conftest import ROOT
 
 SLICES = ROOT / "tests/fixtures/benchmarks"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cd4lm.data.tiny_task import make_row
+from cd4lm.data.tiny_tokenizer import build_tokenizer
 from evaluation.measure import summarise
 from evaluation.study.results import Results
 from evaluation.study.settings import Cell, Contrast, StudyConfig, cells_of
 from evaluation.study.subject import Subject
-from src.data.tiny_task import make_row
-from src.data.tiny_tokenizer import build_tokenizer
 from tests.conftest import random_model
 
 PROBLEMS = 200

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
+from cd4lm.decoding import ConfidenceAdaptive, FixedSteps
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.model import LLaDAConfig
 from evaluation import evaluation_script
 from evaluation.dllm_eval.options import generation_pairs, make_decoder, model_options, task_options
-from src.decoding import ConfidenceAdaptive, FixedSteps
-from src.decoding.generation_settings import GenerationSettings
-from src.model import LLaDAConfig
 
 PUBLISHED = (
     "use_dynamic=true,gen_length=256,block_length=32,confidence_threshold=0.95,min_tokens_per_step=1,"

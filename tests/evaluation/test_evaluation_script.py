@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from cd4lm.data.rows import read_jsonl, write_jsonl
 from evaluation import evaluation_script, plot_runs
 from evaluation.metrics.samples import read_samples
-from src.data.rows import read_jsonl, write_jsonl
 from tests.byte_checkpoint import build
 from tests.conftest import ROOT
 

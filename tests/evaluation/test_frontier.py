@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
+from cd4lm.config import build
+from cd4lm.settings import ExperimentConfig
 from evaluation.analysis import analyse
 from evaluation.frontier import accuracy_difference, estimate, family_nfe, nfe_at, resample_weights
 from evaluation.measure import summarise
 from evaluation.report import render
 from evaluation.sentences import verdict
-from src.config import build
-from src.settings import ExperimentConfig
 
 
 def cell(family: str, setting: float, accuracy: float, nfe: float, n: int = 200, seed: int = 0) -> dict:

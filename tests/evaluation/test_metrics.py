@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from evaluation.metrics import tiny
+from cd4lm.data import tiny_task
 from evaluation.metrics.statistics import mcnemar, wilson
 
 
@@ -22,7 +22,7 @@ from evaluation.metrics.statistics import mcnemar, wilson
     ],
 )
 def test_tiny_score(response, right):
-    assert tiny.score({"answer": "7 + 3 = 10 . #### 10"}, response) is right
+    assert tiny_task.score({"answer": "7 + 3 = 10 . #### 10"}, response) is right
 
 
 def test_wilson_known_values():

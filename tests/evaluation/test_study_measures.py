@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cd4lm.data.tiny_task import WORDINGS, make_row
+from cd4lm.decoding import ConfidenceAdaptive, DecodeResult, FixedSteps
 from evaluation.study.calibration import calibration, second_look
 from evaluation.study.estimates import entropy_bits
 from evaluation.study.forgetting import PATTERNS, answer_nll, count_wordings, sampled_wordings
 from evaluation.study.measures import decoders, measure_frontier, measure_transfer
 from evaluation.study.settings import Cell
 from evaluation.study.states import measure_states, shared_states
-from src.data.tiny_task import WORDINGS, make_row
-from src.decoding import ConfidenceAdaptive, DecodeResult, FixedSteps
 from tests.evaluation.study_world import study, subject
 
 SMALL = study(problems=6, subset=6, held_out=6, transfer_problems=6, timed_problems=1)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cd4lm.config import ConfigError, build, load
 from evaluation.study.settings import Cell, StudyConfig, cell_named, cells_of, experiment_of, needed_cells
-from src.config import ConfigError, build, load
 from tests.conftest import ROOT
 from tests.evaluation.study_world import study
 

@@ -2,13 +2,13 @@
 
 import pytest
 
+from cd4lm.data import tiny_task
+from cd4lm.data.rows import write_jsonl
+from cd4lm.decoding import DecodeConfig
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.policy_options import POLICIES, PolicyOptions, choose_policy
 from evaluation.measure import scorer
-from evaluation.metrics import tiny
 from evaluation.tuning import LADDERS, Trial, best, bisect, grid, ladder, read_problems
-from src.data.rows import write_jsonl
-from src.decoding import DecodeConfig
-from src.decoding.generation_settings import GenerationSettings
-from src.decoding.policy_options import POLICIES, PolicyOptions, choose_policy
 
 CONFIG = DecodeConfig(mask_id=3, gen_length=40, block_length=20)
 
@@ -87,7 +87,7 @@ class TestProblems:
 
 
 def test_metrics_by_name():
-    assert scorer("tiny") is tiny.score
+    assert scorer("tiny") is tiny_task.score
     with pytest.raises(ValueError, match="metric 'tinny' is unknown: did you mean tiny"):
         scorer("tinny")
     with pytest.raises(ValueError, match="metric 'statistics' is unknown"):

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from src.diffusion.attention import block_of
-from src.model import LLaDAConfig
-from src.model.loading import load_model
+from cd4lm.diffusion.attention import block_of
+from cd4lm.model import LLaDAConfig
+from cd4lm.model.loading import load_model
 from tests.conftest import BACKBONES
 
 L, PROMPT, BLOCK = 14, 5, 4

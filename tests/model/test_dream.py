@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, Qwen2Config, Qwen2ForCausalLM
 
-from src.data.examples import end_ids
-from src.model import CheckpointError, DreamConfig, DreamModel, LLaDAConfig
-from src.model.loading import load_config, load_model, load_tokenizer
+from cd4lm.data.examples import end_ids
+from cd4lm.model import CheckpointError, DreamConfig, DreamModel, LLaDAConfig
+from cd4lm.model.loading import load_config, load_model, load_tokenizer
 from tests.conftest import random_dream
 
 SHAPE = {

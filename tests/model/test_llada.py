@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-from src.model import CheckpointError, LLaDAConfig, LLaDAModelLM
+from cd4lm.model import CheckpointError, LLaDAConfig, LLaDAModelLM
 from tests.conftest import random_model
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from src.config import exit_with_message
+from cd4lm.config import exit_with_message
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cd4lm.data.rows import write_jsonl
+from cd4lm.data.tiny_task import make_row
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, decode
 from scripts import benchmark_decoding
 from scripts.benchmarking import decoding_speed
 from scripts.benchmarking.decoding_record import Measured, flips
-from src.data.rows import write_jsonl
-from src.data.tiny_task import make_row
-from src.decoding import ConfidenceAdaptive, DecodeConfig, decode
 from tests.conftest import ROOT, random_model
 
 SMALL = (

@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 
+from cd4lm.data.rows import write_jsonl
 from scripts import reproduce_paper
 from scripts.paper_table import RUNS
 from scripts.reproduce_paper import Plan
-from src.data.rows import write_jsonl
 from tests.byte_checkpoint import build
 from tests.conftest import ROOT
 from tests.evaluation.benchmarks import FILES, SLICES, rows_of

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cd4lm.config import load
 from evaluation.study.compare import differences
 from evaluation.study.settings import Cell, StudyConfig
 from evaluation.study.store import CellFiles
 from scripts.study import main
-from src.config import load
 from tests.conftest import ROOT
 from tests.evaluation.study_world import write_data
 from tests.training.worlds import TRAIN, write_teacher_and_data

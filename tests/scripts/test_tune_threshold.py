@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
+from cd4lm.data.rows import write_jsonl
+from cd4lm.data.tiny_task import make_row
+from cd4lm.decoding.generation_settings import GenerationSettings
 from scripts import LLaDA_generate_dynamic, tune_threshold
-from src.data.rows import write_jsonl
-from src.data.tiny_task import make_row
-from src.decoding.generation_settings import GenerationSettings
 from tests.conftest import ROOT
 
 QUESTION = "tom has 7 apples . buys 3 . gives 2 . how many ?"

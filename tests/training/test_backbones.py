@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.settings import DSCDConfig
+from cd4lm.settings import DSCDConfig
 from tests.conftest import BACKBONES
 from tests.training.test_trainer import trainer
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from src.data.examples import AnswerCollator, AnswerDataset, encode_prompt, end_ids
-from src.data.tiny_task import make_row
-from src.decoding import ConfidenceAdaptive, DecodeConfig, decode
-from src.model import LLaDAModelLM
-from src.settings import CADEvalConfig, DSCDConfig, FormatConfig
-from src.training.cad_eval import CADEvaluator, ranking, score_of
-from src.training.consistency_loss import DSCDTrainer
+from cd4lm.data.examples import AnswerCollator, AnswerDataset, encode_prompt, end_ids
+from cd4lm.data.tiny_task import make_row
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, decode
+from cd4lm.model import LLaDAModelLM
+from cd4lm.settings import CADEvalConfig, DSCDConfig, FormatConfig
+from cd4lm.training.cad_eval import CADEvaluator, ranking, score_of
+from cd4lm.training.consistency_loss import DSCDTrainer
 from tests.conftest import ROOT
 
 TEACHER = ROOT / "checkpoints/tiny_teacher"
@@ -28,7 +28,7 @@ def run(folder, tokenizer, student, **changes) -> DSCDTrainer:
         TrainingArguments(output_dir=str(folder), **(settings | changes)),
         teacher=LLaDAModelLM.from_pretrained(TEACHER, dtype=torch.float32),
         dscd=DSCDConfig(),
-        cad_eval=CADEvaluator(ROWS, tokenizer, FORM, config, score_of("evaluation.metrics.tiny")),
+        cad_eval=CADEvaluator(ROWS, tokenizer, FORM, config, score_of("cd4lm.data.tiny_task")),
         train_dataset=AnswerDataset(ROWS, tokenizer, FORM),
         eval_dataset=AnswerDataset(ROWS[:4], tokenizer, FORM),
         data_collator=AnswerCollator(tokenizer.pad_token_id),
@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_the_engine(tmp_path, tokenizer, student):
     prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in ROWS]
     config = DecodeConfig(student.config.mask_token_id, end_ids(tokenizer), gen_length=40, block_length=20)
     result = decode(student.eval(), prompts, ConfidenceAdaptive(threshold=0.9), config)
-    score = score_of("evaluation.metrics.tiny")
+    score = score_of("cd4lm.data.tiny_task")
     texts = [tokenizer.decode(t[:n]) for t, n in zip(result.tokens, result.lengths.tolist(), strict=True)]
     right = sum(score(row, text) for row, text in zip(ROWS, texts, strict=True))
     assert found["eval_cad_accuracy"] == pytest.approx(right / 12) and right >= 8

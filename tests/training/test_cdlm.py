@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.config import ConfigError, dump
-from src.data.trajectories import shard_file
-from src.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss
-from src.model.loading import load_config, load_model
-from src.settings import CDLMConfig, LoRAConfig
-from src.training.block_causal import PARTS
-from src.training.collect_trajectories import collect
-from src.training.consolidate import consolidate
-from src.training.train import build_trainer, train
+from cd4lm.config import ConfigError, dump
+from cd4lm.data.trajectories import shard_file
+from cd4lm.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss
+from cd4lm.model.loading import load_config, load_model
+from cd4lm.settings import CDLMConfig, LoRAConfig
+from cd4lm.training.cdlm import PARTS
+from cd4lm.training.collect_trajectories import collect
+from cd4lm.training.export import consolidate
+from cd4lm.training.train import build_trainer, train
 from tests.training.worlds import CDLM, cdlm_config, config, steps, write_teacher_and_data
 
 ONLY = {name: {other: float(other == name) for other in PARTS} for name in PARTS}
@@ -168,7 +168,7 @@ def test_weights_out_of_range_and_missing_paths(world, tmp_path):
     missing = dataclasses.replace(
         missing, trajectories=dataclasses.replace(missing.trajectories, dir=str(tmp_path / "no"))
     )
-    with pytest.raises(ValueError, match="run python -m src.training.collect_trajectories first"):
+    with pytest.raises(ValueError, match="run python -m cd4lm.training.collect_trajectories first"):
         build_trainer(missing, world / "none")
 
 

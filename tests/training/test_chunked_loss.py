@@ -5,9 +5,9 @@ from itertools import product
 import pytest
 import torch
 
-from src.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss, mean_weights
-from src.training.chunked_loss import Rows, chunked_dscd_loss, weighted_rows
-from src.training.consistency_loss import dscd_loss
+from cd4lm.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss, mean_weights
+from cd4lm.training.chunked_loss import Rows, chunked_dscd_loss, weighted_rows
+from cd4lm.training.consistency_loss import dscd_loss
 
 N, D, V = 37, 16, 301
 

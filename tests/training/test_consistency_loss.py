@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.training.consistency_loss import dscd_loss
+from cd4lm.training.consistency_loss import dscd_loss
 
 
 @pytest.mark.parametrize("i", range(4))

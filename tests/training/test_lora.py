@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from src.config import build
-from src.data.examples import AnswerCollator
-from src.model import LLaDAModelLM
-from src.settings import DSCDConfig, LoRAConfig
-from src.training import lora
-from src.training.consistency_loss import DSCDTrainer
+from cd4lm.config import build
+from cd4lm.data.examples import AnswerCollator
+from cd4lm.model import LLaDAModelLM
+from cd4lm.settings import DSCDConfig, LoRAConfig
+from cd4lm.training import lora
+from cd4lm.training.consistency_loss import DSCDTrainer
 from tests.conftest import random_model
 from tests.training.test_trainer import examples, losses, trainer
 

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from src.training.nonfinite import example_losses
-from src.training.trainer import SKIPPED
+from cd4lm.training.nonfinite import example_losses
+from cd4lm.training.trainer import SKIPPED
 from tests.training.test_trainer import losses, trainer, weights
 
 

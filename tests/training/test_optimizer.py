@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from src.training.optimizer import MuonAdamW
+from cd4lm.training.optimizer import MuonAdamW
 from tests.conftest import random_model
 
 

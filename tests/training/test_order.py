@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler
 
-from src.training.order import LengthGrouped, RunOrder, epoch_order
+from cd4lm.training.order import LengthGrouped, RunOrder, epoch_order
 from tests.training.test_trainer import losses, trainer
 
 

@@ -2,11 +2,11 @@
 
 import torch
 
-from src.config import build
-from src.data.tiny_tokenizer import build_tokenizer
-from src.diffusion.noise import row_keys
-from src.model import LLaDAModelLM
-from src.training.pretrain import PretrainConfig, mixed_masks, pretrain
+from cd4lm.config import build
+from cd4lm.data.tiny_tokenizer import build_tokenizer
+from cd4lm.diffusion.noise import row_keys
+from cd4lm.model import LLaDAModelLM
+from cd4lm.training.pretrain import PretrainConfig, mixed_masks, pretrain
 
 
 def settings(folder, steps: int) -> PretrainConfig:

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.config import build, load
-from src.settings import ExperimentConfig, TrainConfig
-from src.training.launch import (
+from cd4lm.config import build, load
+from cd4lm.settings import ExperimentConfig, TrainConfig
+from cd4lm.training.launch import (
     accelerate_words,
     check_devices,
     collection_command,
     deepspeed_environment,
     training_command,
 )
-from src.training.processes import LaunchFile, check_world_size, rows_per_step, split_step
+from cd4lm.training.processes import LaunchFile, check_world_size, rows_per_step, split_step
 from tests.conftest import ROOT
 
 ONE_NODE = ["accelerate_zero2_8gpu", "accelerate_zero3_8gpu", "accelerate_fsdp_8gpu"]
@@ -107,7 +107,7 @@ def test_several_machines_need_to_know_each_other():
 def test_one_process_is_plain_python_and_two_are_torchrun(monkeypatch):
     config = load(ExperimentConfig, ROOT / "configs/tiny.yaml")
     words, environment = training_command(config, ["c.yaml"])
-    assert words[1:] == ["-m", "src.training.train", "c.yaml"] and environment["NUM_PROCESSES"] == "1"
+    assert words[1:] == ["-m", "cd4lm.training.train", "c.yaml"] and environment["NUM_PROCESSES"] == "1"
     monkeypatch.setenv("NUM_PROCESSES", "2")
     words, environment = training_command(config, ["c.yaml"])
     assert "torch.distributed.run" in words and environment["NUM_PROCESSES"] == "2"
@@ -116,7 +116,7 @@ def test_one_process_is_plain_python_and_two_are_torchrun(monkeypatch):
 def test_paths_are_recorded_by_a_process_per_gpu_or_core(monkeypatch):
     def processes() -> int:
         words, _ = collection_command(["c.yaml"])
-        assert words[-3:] == ["-m", "src.training.collect_trajectories", "c.yaml"]
+        assert words[-3:] == ["-m", "cd4lm.training.collect_trajectories", "c.yaml"]
         return int(words[words.index("--nproc_per_node") + 1]) if "--nproc_per_node" in words else 1
 
     monkeypatch.setattr("os.cpu_count", lambda: 16)

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from src.config import TERMINATED, build, dump
-from src.training.collect_trajectories import collect
-from src.training.consolidate import consolidate
-from src.training.pretrain import PretrainConfig, pretrain
-from src.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
-from src.training.train import NOT_TRAINING, build_trainer, parameter_count, train
+from cd4lm.config import TERMINATED, build, dump
+from cd4lm.training.collect_trajectories import collect
+from cd4lm.training.export import consolidate
+from cd4lm.training.pretrain import PretrainConfig, pretrain
+from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
+from cd4lm.training.train import NOT_TRAINING, build_trainer, parameter_count, train
 from tests.training.test_trainer import trainer
 from tests.training.worlds import LOSSES, cdlm_config, config, steps, write_teacher_and_data
 
@@ -102,7 +102,9 @@ class TestOutput:
 def forks():
     """Processes that start at once: a server has imported training before, so that kills come while it trains."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["src.training.train", "src.training.pretrain", "src.training.collect_trajectories"])
+    context.set_forkserver_preload(
+        ["cd4lm.training.train", "cd4lm.training.pretrain", "cd4lm.training.collect_trajectories"]
+    )
     return context
 
 

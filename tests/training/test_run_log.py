@@ -2,7 +2,7 @@
 
 import json
 
-from src.training.run_log import RunLog
+from cd4lm.training.run_log import RunLog
 
 
 def lines(folder):

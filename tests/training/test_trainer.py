@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from src.data.examples import AnswerCollator
-from src.settings import DSCDConfig
-from src.training.consistency_loss import DSCDTrainer, curriculum_lambda, dscd_loss
+from cd4lm.data.examples import AnswerCollator
+from cd4lm.settings import DSCDConfig
+from cd4lm.training.consistency_loss import DSCDTrainer, curriculum_lambda, dscd_loss
 from tests.conftest import random_model
 
 

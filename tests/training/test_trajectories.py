@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.config import ConfigError
-from src.data.trajectories import TrajectoryDataset, is_complete, read_manifest, shard_file
-from src.model.loading import load_model
-from src.training import collect_trajectories
-from src.training.collect_trajectories import collect
-from src.training.train import build_trainer
+from cd4lm.config import ConfigError
+from cd4lm.data.trajectories import TrajectoryDataset, is_complete, read_manifest, shard_file
+from cd4lm.model.loading import load_model
+from cd4lm.training import collect_trajectories
+from cd4lm.training.collect_trajectories import collect
+from cd4lm.training.train import build_trainer
 from tests.training.worlds import ROWS, cdlm_config, write_teacher_and_data
 
 G, BLOCK = 40, 8

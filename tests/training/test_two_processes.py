@@ -11,12 +11,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from src.config import TERMINATED, load
-from src.settings import ExperimentConfig
-from src.training.collect_trajectories import collect
-from src.training.consolidate import consolidate
-from src.training.launch import training_command
-from src.training.train import train
+from cd4lm.config import TERMINATED, load
+from cd4lm.settings import ExperimentConfig
+from cd4lm.training.collect_trajectories import collect
+from cd4lm.training.export import consolidate
+from cd4lm.training.launch import training_command
+from cd4lm.training.train import train
 from tests.conftest import ROOT
 from tests.training.worlds import (
     LOSSES,

@@ -18,7 +18,7 @@ if sys.argv[1] == "refuse":
 if sys.argv[1] == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] in ("all", "second"):
-    from src.config import exit_with_message
+    from cd4lm.config import exit_with_message
     def main():
         if sys.argv[1] == "all" or os.environ["RANK"] == "1":
             raise ValueError("bad input")
@@ -42,7 +42,7 @@ time.sleep(60)
 )
 def test_one_line_and_the_status_of_the_process(tmp_path, case, processes, said, status):
     (tmp_path / "script.py").write_text(SCRIPT)
-    words = [sys.executable, "-m", "src.training.worker_group", "torch.distributed.run", "--standalone"]
+    words = [sys.executable, "-m", "cd4lm.training.worker_group", "torch.distributed.run", "--standalone"]
     words += ["--nproc_per_node", str(processes), str(tmp_path / "script.py"), case]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import yaml
 
-from src.config import build
-from src.data.rows import read_jsonl
-from src.data.tiny_task import make_row
-from src.data.tiny_tokenizer import build_tokenizer
-from src.decoding.generation_settings import GenerationSettings
-from src.settings import ExperimentConfig
+from cd4lm.config import build
+from cd4lm.data.rows import read_jsonl
+from cd4lm.data.tiny_task import make_row
+from cd4lm.data.tiny_tokenizer import build_tokenizer
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.settings import ExperimentConfig
 from tests.conftest import BACKBONES
 
 ROWS = 22  # no multiple of the rows of a step, so that a pass over the data ends inside one

@@ -1,1 +1,0 @@
-"""Thin entry points; everything they do lives in src and evaluation."""

@@ -1,0 +1,100 @@
+"""From a row (question, answer) to token ids with an exact boundary between prompt and answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from cd4lm.config import require
+from cd4lm.settings import FormatConfig
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str, template: str | None = None) -> list[int]:
+    """Token ids of a question, in the tokenizer's chat template or in raw text. Raises ValueError if it is empty."""
+    require(bool(question.strip()), "the prompt is empty: write a question")
+    if template is None:
+        require(tokenizer.chat_template is not None, "the tokenizer has no chat template: set a prompt_template")
+        messages = [{"role": "user", "content": question}]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    else:
+        text = template.format(question=question)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, config: FormatConfig) -> list[int]:
+    """Token ids of an answer and its EOS, tokenised apart from the prompt so that the boundary is exact."""
+    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    count = {"none": 0, "one": 1, "fill": max(1, config.answer_length - len(ids))}[config.eos]
+    return ids + [tokenizer.eos_token_id] * count
+
+
+class AnswerDataset(Dataset):
+    """Rows as token ids: prompt, answer, and the row's number, from which its masks are drawn.
+
+    `skipped` counts rows longer than max_length, which are left out rather than cut inside the answer.
+    """
+
+    def __init__(self, rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, config: FormatConfig):
+        self.examples, self.skipped = [], 0
+        for index, row in enumerate(rows):
+            for column in ("question", "answer"):
+                require(
+                    isinstance(row.get(column), str) and row[column].strip() != "",
+                    f"row {index + 1} of the data has no text in column {column!r}, only {sorted(row)}: "
+                    "prepare it with scripts/prepare_data.py",
+                )
+            example = {
+                "example_id": index,
+                "prompt": encode_prompt(tokenizer, row["question"], config.prompt_template),
+                "answer": encode_answer(tokenizer, row["answer"], config),
+            }
+            if len(example["prompt"]) + len(example["answer"]) > config.max_length:
+                self.skipped += 1
+            else:
+                self.examples.append(example)
+        require(
+            bool(self.examples),
+            f"no row fits max_length={config.max_length} tokens ({self.skipped} are longer): raise it",
+        )
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.examples[index]
+
+
+@dataclass(frozen=True)
+class AnswerCollator:
+    """Batch examples, padded on the right: input_ids, attention_mask, answer (bool) of (B, L); two vectors (B,).
+
+    example_id, and prompt_length in tokens, from which a block-causal model tells where its blocks start.
+    """
+
+    pad_id: int
+    attend_padding: bool = False
+
+    def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
+        rows = [e["prompt"] + e["answer"] for e in examples]
+        B, L = len(rows), max(map(len, rows))
+        input_ids = torch.full((B, L), self.pad_id)
+        attention_mask = torch.full((B, L), int(self.attend_padding))
+        answer = torch.zeros(B, L, dtype=torch.bool)
+        for i, (example, row) in enumerate(zip(examples, rows, strict=True)):
+            input_ids[i, : len(row)] = torch.tensor(row)
+            attention_mask[i, : len(row)] = 1
+            answer[i, len(example["prompt"]) : len(row)] = True
+        numbers = {
+            "example_id": torch.tensor([e["example_id"] for e in examples]),
+            "prompt_length": torch.tensor([len(e["prompt"]) for e in examples]),
+        }
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "answer": answer} | numbers
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens that end an answer: EOS, and the end-of-turn token of LLaDA's or Dream's chat template if there is one."""
+    turns = [tokenizer.convert_tokens_to_ids(turn) for turn in ("<|eot_id|>", "<|im_end|>")]
+    known = [turn for turn in turns if turn is not None and turn != tokenizer.unk_token_id]
+    return tuple(dict.fromkeys((tokenizer.eos_token_id, *known)))

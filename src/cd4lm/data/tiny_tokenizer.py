@@ -1,0 +1,37 @@
+"""The word-level tokenizer of the embedded task, with LLaDA's special tokens and chat template."""
+
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from cd4lm.data.tiny_task import vocabulary
+
+END, START, EOT, MASK = "<|endoftext|>", "<|startoftext|>", "<|eot_id|>", "<|mdm_mask|>"
+HEADER_START, HEADER_END, UNKNOWN, PARAGRAPH = "<|start_header_id|>", "<|end_header_id|>", "<unk>", "\n\n"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n{{ message['content'] | trim }}<|eot_id|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that splits on spaces; a word it does not know becomes <unk>."""
+    special = [END, START, EOT, MASK, HEADER_START, HEADER_END, UNKNOWN]
+    words = [*special, PARAGRAPH, "user", "assistant", "system", *vocabulary()]
+    model = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(special)
+    # An added token is found before the split on white space, which would swallow it.
+    tokenizer.add_tokens([AddedToken(PARAGRAPH, normalized=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        mask_token=MASK,
+        unk_token=UNKNOWN,
+        chat_template=CHAT_TEMPLATE,
+    )

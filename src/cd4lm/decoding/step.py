@@ -1,0 +1,112 @@
+"""One step of every row: a forward, what it proposes, what the policy commits.
+
+Nothing here asks the device for a value, changes a shape or makes a new canvas, so that a step can be compiled and
+captured as a CUDA graph. Letters: n rows, L columns, G gen_length, b block_length, S positions to decode, V vocabulary.
+"""
+
+import torch
+
+from cd4lm.decoding.caches import Group, NoCache
+from cd4lm.decoding.canvas import Canvas, first_eos, first_true, is_eos
+from cd4lm.decoding.config import DecodeConfig
+from cd4lm.decoding.policies import BlockView, Policy
+from cd4lm.diffusion.noise import row_keys
+from cd4lm.diffusion.sampling import guide, propose, propose_published, top_k
+
+RUNNING, FINISHED, BROKEN = 0, 1, 2
+
+
+def block_logits(model, cache: NoCache, x, real, at, refresh, plan, config: DecodeConfig) -> torch.Tensor:
+    """Logits (n, b, V) at columns `at`, or (n, L, V) from a cache that reads all, guided if asked."""
+    if config.cfg_scale == 0:
+        return cache.logits(model, x, real, at, refresh, plan)
+    P = x.shape[1] - config.gen_length
+    blind = torch.cat((torch.full_like(x[:, :P], config.mask_id), x[:, P:]), dim=1)
+    twice = [None if part is None else torch.cat((part, part)) for part in (real, at, refresh)]
+    return guide(*cache.logits(model, torch.cat((x, blind)), *twice, plan).chunk(2), config.cfg_scale)
+
+
+def predict(model, cache: NoCache, x, real, at, refresh, plan, keys, config: DecodeConfig):
+    """Logits (n, b, V), proposed tokens (n, b) and their probabilities (n, b) float32 of the current blocks.
+
+    This is the part of a step that torch.compile sees: all of its arithmetic, none of the policy.
+    """
+    logits = block_logits(model, cache, x, real, at, refresh, plan, config)
+    if not cache.reads_all:
+        return logits, *propose(logits, config.mask_id, config.temperature, keys)
+    places = torch.arange(x.shape[1], device=x.device) - at[:, :1]  # (n, L), 0 .. b-1 in the block as elsewhere
+    tokens, certainty = propose_published(logits, config.mask_id, config.temperature, keys, places)
+    block = at[..., None].expand(-1, -1, logits.shape[-1])
+    return logits.gather(1, block), tokens.gather(1, at), certainty.gather(1, at)
+
+
+def choose(view: BlockView, policy: Policy, config: DecodeConfig) -> torch.Tensor:
+    """What the policy commits: bool (n, b), at least one position of every row."""
+    score = policy.score(view)
+    count = policy.count(score, view, config)
+    closes = policy.closes(view, config)[:, None]
+    # Where every candidate is held back the most confident of them must go, or the row would never end.
+    stuck = ~view.candidates.any(dim=1, keepdim=True)
+    pool = torch.where(closes | stuck, view.masked, view.candidates)
+    count = torch.where(closes[:, 0], view.masked.sum(dim=1), count)
+    return top_k(score, pool, count)
+
+
+def refresh_due(step, config: DecodeConfig):
+    """Whether the whole canvas is recomputed at a step of a block; one number or a tensor of them."""
+    due = step == 0
+    return due if config.refresh_interval is None else due | (step % config.refresh_interval == 0)
+
+
+def advance(
+    model,
+    cache: NoCache,
+    canvas: Canvas,
+    policy: Policy,
+    eos_ids: torch.Tensor,
+    padded: bool,
+    plan: tuple[Group, ...],
+    config: DecodeConfig,
+    forward=predict,
+) -> torch.Tensor:
+    """One step of every row, in place; returns (3, n): RUNNING, FINISHED or BROKEN, then the new block and step."""
+    G, b = config.gen_length, config.block_length
+    blocks = (G + canvas.offset + b - 1).div(b, rounding_mode="floor")  # (n,) the last may be shorter than b
+    # Rows that only fill a batch run past the last block; they stay on it. A short block is seen with tokens before it.
+    start = (torch.minimum(canvas.block, blocks - 1) * b - canvas.offset).clamp(max=G - b)
+    within = (start + canvas.masked.shape[1] - G)[:, None] + torch.arange(b, device=canvas.x.device)  # (n, b)
+    at = canvas.columns.gather(1, within) + canvas.x.shape[1]  # (n, b) place in the canvas
+    keys = row_keys(canvas.ids, config.seed) + canvas.nfe
+    real = canvas.real if padded else None  # no mask lets the fastest attention kernels run
+    refresh = refresh_due(canvas.step, config)
+    logits, tokens, certainty = forward(model, cache, canvas.x, real, at, refresh, plan, keys, config)
+    masked = canvas.masked.gather(1, within)
+    early = (~canvas.masked[:, -G:]).sum(dim=1, keepdim=True) < config.eos_hold_ratio * G
+    view = BlockView(
+        logits=logits,
+        confidence=certainty,
+        masked=masked,
+        candidates=masked & ~(early & is_eos(tokens, eos_ids)),
+        step=canvas.step,
+        keys=keys,
+    )
+    commit = choose(view, policy, config)
+    record(canvas, at, within, commit, tokens, certainty)
+    done = ~(masked & ~commit).any(dim=1)
+    canvas.block.add_(done)
+    canvas.step.add_(1).mul_(~done)
+    status = torch.where(canvas.block >= blocks, FINISHED, RUNNING)
+    if config.stop_at_eos:
+        status = torch.where(first_eos(canvas, eos_ids) < first_true(canvas.masked[:, -G:]), FINISHED, status)
+    status = torch.where(certainty.isfinite().all(dim=1), status, BROKEN)
+    return torch.stack((status, canvas.block, canvas.step))
+
+
+def record(canvas: Canvas, at, within, commit, tokens, certainty) -> None:
+    """Write what was committed (bool (n, b)) into the canvas, and count the step."""
+    canvas.x.scatter_(1, at, torch.where(commit, tokens, canvas.x.gather(1, at)))
+    canvas.masked.scatter_(1, within, canvas.masked.gather(1, within) & ~commit)
+    steps = torch.where(commit, canvas.nfe[:, None], canvas.commit_step.gather(1, within))
+    canvas.commit_step.scatter_(1, within, steps)
+    canvas.confidence.scatter_(1, within, torch.where(commit, certainty, canvas.confidence.gather(1, within)))
+    canvas.nfe.add_(1)

@@ -1,0 +1,83 @@
+"""Dream: a Qwen2 body made bidirectional, whose module names are the keys of the released checkpoints.
+
+The output at position i - 1 predicts token i, as in the autoregressive model it started from; `DreamConfig.output_shift`
+says so, and DiffusionLM.forward is the one place that undoes it.
+"""
+
+from torch import nn
+
+from cd4lm.model.dream_configuration import DreamConfig
+from cd4lm.model.llada import Block, DiffusionLM, OutputHead, RMSNorm
+
+
+class DreamBlock(Block):
+    """The parts under Dream's names: biases on queries, keys and values."""
+
+    def __init__(self, config: DreamConfig):
+        super().__init__(config)
+        d, hidden, kv = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
+        self.input_layernorm = RMSNorm(d, config.rms_norm_eps)
+        self.self_attn = nn.ModuleDict(
+            {
+                "q_proj": nn.Linear(d, d),
+                "k_proj": nn.Linear(d, kv),
+                "v_proj": nn.Linear(d, kv),
+                "o_proj": nn.Linear(d, d, bias=False),
+            }
+        )
+        self.post_attention_layernorm = RMSNorm(d, config.rms_norm_eps)
+        self.mlp = nn.ModuleDict(
+            {
+                "gate_proj": nn.Linear(d, hidden, bias=False),
+                "up_proj": nn.Linear(d, hidden, bias=False),
+                "down_proj": nn.Linear(hidden, d, bias=False),
+            }
+        )
+
+    attn_norm = property(lambda self: self.input_layernorm)
+    q_proj = property(lambda self: self.self_attn["q_proj"])
+    k_proj = property(lambda self: self.self_attn["k_proj"])
+    v_proj = property(lambda self: self.self_attn["v_proj"])
+    attn_out = property(lambda self: self.self_attn["o_proj"])
+    ff_norm = property(lambda self: self.post_attention_layernorm)
+    ff_proj = property(lambda self: self.mlp["gate_proj"])
+    up_proj = property(lambda self: self.mlp["up_proj"])
+    ff_out = property(lambda self: self.mlp["down_proj"])
+
+
+class DreamTransformer(nn.Module):
+    """Holds what is under `model.`, so that keys read `model.layers.0.self_attn.q_proj.weight` as released."""
+
+    def __init__(self, config: DreamConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(DreamBlock(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
+
+
+class DreamModel(DiffusionLM):
+    """Dream with its output head, under the name that its config.json gives."""
+
+    config_class = DreamConfig
+    _no_split_modules = ["DreamBlock"]
+
+    def __init__(self, config: DreamConfig):
+        super().__init__(config)
+        self.model = DreamTransformer(config)
+        self.lm_head = OutputHead(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.model.embed_tokens
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.layers
+
+    @property
+    def final_norm(self) -> RMSNorm:
+        return self.model.norm
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head

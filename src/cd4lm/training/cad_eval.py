@@ -1,0 +1,92 @@
+"""What CAD makes of the student while it is trained: accuracy and NFE on a few validation problems."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from cd4lm.config import require
+from cd4lm.data.examples import encode_prompt, end_ids
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, decode_stream
+from cd4lm.decoding.caches import exact_cache
+from cd4lm.settings import CADEvalConfig, FormatConfig
+
+
+def score_of(module: str, setting: str = "cad_eval.metric") -> Callable[[dict, str], bool]:
+    """The `score` function of a metric that a setting of a config names. Raises ValueError if there is none."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{setting}={module} cannot be imported ({error}): name a module with score()") from None
+    require("score" in vars(found), f"{setting}={module} has no function score(row, response): name one that has")
+    return found.score
+
+
+def ranking(accuracy: float, nfe: float, gen_length: int, problems: int) -> float:
+    """What the best checkpoint has most of: one more right answer outweighs any saving of NFE, among equals fewer win.
+
+    accuracy: share of right answers; nfe: mean per answer, at most gen_length.
+    """
+    return accuracy - nfe / ((gen_length + 1) * problems)
+
+
+@dataclass(frozen=True)
+class CADEvaluator:
+    """Rows to answer and how to decode and score them; row["answer"] is what the metric compares with."""
+
+    rows: Sequence[dict]
+    tokenizer: PreTrainedTokenizerBase
+    form: FormatConfig
+    config: CADEvalConfig
+    is_right: Callable[[dict, str], bool]
+
+    def measure(self, trainer) -> dict[str, float]:
+        """Means over the rows as the Trainer's metrics; each process decodes its share unless weights are sharded.
+
+        Processes that share sharded weights must run the same forwards, so there each decodes every row.
+        """
+        sharded = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        model = trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.model
+        rank, world = (0, 1) if sharded else (trainer.args.process_index, trainer.args.world_size)
+        was_training = model.training
+        model.eval()
+        quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
+        sums = self.decode(model, self.rows[rank::world], quiet).to(trainer.args.device)
+        model.train(was_training)
+        if not sharded:
+            sums = trainer.accelerator.reduce(sums, "sum")
+        right, nfe, tokens = (sums / len(self.rows)).tolist()
+        return {
+            "eval_cad_accuracy": right,
+            "eval_cad_nfe": nfe,
+            "eval_cad_tokens_per_forward": tokens / nfe,
+            "eval_cad_score": ranking(right, nfe, self.form.answer_length, len(self.rows)),
+        }
+
+    def decode(self, model, rows: Sequence[dict], quiet: bool) -> torch.Tensor:
+        """Sums over rows of right answers, forward passes and tokens before EOS: (3,) float64."""
+        settings = DecodeConfig(
+            mask_id=model.config.mask_token_id,
+            eos_ids=end_ids(self.tokenizer),
+            gen_length=self.form.answer_length,
+            block_length=self.config.block_length,
+            eos_hold_ratio=self.config.eos_hold_ratio,
+            cache=exact_cache(model.config.attention),
+        )
+        prompts = [
+            torch.tensor(encode_prompt(self.tokenizer, row["question"], self.form.prompt_template)) for row in rows
+        ]
+        policy = ConfidenceAdaptive(threshold=self.config.threshold)
+        sums = torch.zeros(3, dtype=torch.float64)
+        with tqdm(total=len(rows), desc="CAD on validation", unit="problem", leave=False, disable=quiet) as bar:
+            for part in decode_stream(model, prompts, policy, settings, batch_size=self.config.batch_size):
+                for i, tokens, length in zip(part.index.tolist(), part.tokens, part.lengths.tolist(), strict=True):
+                    sums[0] += self.is_right(rows[i], self.tokenizer.decode(tokens[:length]))
+                sums[1] += part.nfe.sum()
+                sums[2] += part.lengths.sum()
+                bar.update(len(part.index))
+        return sums

@@ -1,0 +1,189 @@
+"""Train a masked diffusion teacher on the embedded task from nothing: the recipe of checkpoints/tiny_teacher.
+
+    python -m cd4lm.training.pretrain configs/tiny_teacher.yaml [key=value ...]
+
+Run the same command again to resume from the last checkpoint.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from cd4lm.config import command_line, dump, exit_with_message, load, require
+from cd4lm.data.examples import AnswerCollator, encode_answer, encode_prompt
+from cd4lm.data.tiny_task import make_row
+from cd4lm.data.tiny_tokenizer import build_tokenizer
+from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.diffusion.losses import masked_diffusion_loss
+from cd4lm.diffusion.masking import block_state_masks, uniform_count_masks
+from cd4lm.diffusion.noise import row_keys, uniform
+from cd4lm.model import LLaDAConfig, LLaDAModelLM
+from cd4lm.settings import FormatConfig
+from cd4lm.training.optimizer import MuonAdamW
+from cd4lm.training.resume import check_output, check_resume, last_checkpoint, run_bytes
+from cd4lm.training.trainer import RunTrainer
+
+
+@dataclass(frozen=True)
+class ShapeConfig:
+    """Size of the model."""
+
+    d_model: int
+    n_heads: int
+    n_layers: int
+    mlp_hidden_size: int
+    max_sequence_length: int = 256
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
+
+    task: the embedded task's problems, of 2 to 4 steps or of 6 to 8. init_from: checkpoint whose weights to start from, null for random ones. seed: of weights, problems and masks.
+    block_length: what the checkpoint's generation settings recommend for decoding.
+    """
+
+    output_dir: str
+    shape: ShapeConfig
+    format: FormatConfig
+    steps: int
+    task: Literal["tiny", "tiny_long"] = "tiny"
+    init_from: str | None = None
+    batch_size: int = 64
+    muon_lr: float = 0.02
+    adamw_lr: float = 0.003
+    warmup_steps: int = 100
+    block_share: float = 0.6
+    block_lengths: tuple[int, ...] = (10, 20, 40)
+    block_length: int = 20
+    save_every: int = 500
+    seed: int = 0
+    compile: bool = False
+
+    def __post_init__(self):
+        require(0 <= self.block_share <= 1, f"block_share={self.block_share} must lie in [0, 1]")
+        require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
+
+
+class EndlessTask(Dataset):
+    """Fresh problems of the training split, one per index, for as many steps as the run has."""
+
+    def __init__(self, config: PretrainConfig, tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+
+    def __len__(self) -> int:
+        return self.config.steps * self.config.batch_size
+
+    def __getitem__(self, index: int) -> dict:
+        row = make_row("train", index, self.config.seed, self.config.task)
+        return {
+            "example_id": index,
+            "prompt": encode_prompt(self.tokenizer, row["question"], self.config.format.prompt_template),
+            "answer": encode_answer(self.tokenizer, row["answer"], self.config.format),
+        }
+
+
+def mixed_masks(answer: torch.Tensor, keys: torch.Tensor, block_share: float, block_lengths: tuple[int, ...]):
+    """Masks of pretraining: uniform counts, or states of block-wise decoding with one of several block lengths.
+
+    answer: bool (B, L), keys: (B,) int64. Returns bool (B, L) twice: what is masked, and where the loss is taken.
+    """
+    kind = uniform(row_keys(keys, 1), 1)[:, 0]  # (B,)
+    masked = uniform_count_masks(answer, keys)
+    scored = masked
+    for i, length in enumerate(block_lengths):
+        low, high = block_share * i / len(block_lengths), block_share * (i + 1) / len(block_lengths)
+        chosen = ((kind >= low) & (kind < high))[:, None]
+        block_masked, current = block_state_masks(answer, keys, length)
+        masked, scored = torch.where(chosen, block_masked, masked), torch.where(chosen, current, scored)
+    return masked, scored
+
+
+class PretrainTrainer(RunTrainer):
+    """The masked diffusion loss over fresh masks at every step."""
+
+    def __init__(self, *args, config: PretrainConfig, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.config = config
+        # The loss is a mean over rows, so accumulation divides it as usual.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        x0, answer = inputs["input_ids"], inputs["answer"]
+        keys = row_keys(inputs["example_id"], self.config.seed)
+        masked, scored = mixed_masks(answer, keys, self.config.block_share, self.config.block_lengths)
+        x = x0.masked_fill(masked, self.model.config.mask_token_id)
+        self.count("scored", scored.sum())
+        logits = model(input_ids=x, attention_mask=inputs["attention_mask"], logits_at=scored).logits
+        return masked_diffusion_loss(logits, x0, scored)
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train, resuming if a checkpoint is there, and save the teacher in the released layout in bf16."""
+    output = Path(config.output_dir)
+    last = last_checkpoint(output / "checkpoints")
+    if last:
+        check_resume(config, output, free=("output_dir", "block_length"))
+    tokenizer = build_tokenizer()
+    model_config = LLaDAConfig(
+        d_model=config.shape.d_model,
+        n_heads=config.shape.n_heads,
+        n_layers=config.shape.n_layers,
+        mlp_hidden_size=config.shape.mlp_hidden_size,
+        max_sequence_length=config.shape.max_sequence_length,
+        vocab_size=len(tokenizer),
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
+    torch.manual_seed(config.seed)
+    model = (
+        LLaDAModelLM(model_config)
+        if config.init_from is None
+        else LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
+    )
+    optimizer = MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr)
+    arguments = TrainingArguments(
+        output_dir=f"{config.output_dir}/checkpoints",
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_steps,
+        logging_steps=50,
+        save_steps=config.save_every,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        report_to=[],
+        logging_nan_inf_filter=False,
+        seed=config.seed,
+        torch_compile=config.compile,
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = PretrainTrainer(
+        model,
+        arguments,
+        config=config,
+        folder=output,
+        train_dataset=EndlessTask(config, tokenizer),
+        data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
+        optimizers=(optimizer, None),
+    )
+    check_output(output, run_bytes(model.num_parameters()))
+    dump(config, output / "config.yaml")
+    trainer.train(resume_from_checkpoint=last)
+    model.to(torch.bfloat16).save_pretrained(config.output_dir)
+    tokenizer.save_pretrained(config.output_dir)
+    GenerationSettings(gen_length=config.format.answer_length, block_length=config.block_length).save(config.output_dir)
+
+
+def main():
+    pretrain(load(PretrainConfig, *command_line(__doc__)))
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -1,0 +1,81 @@
+"""Going on with an interrupted run: where, with which settings, and whether the disk can hold what it will write."""
+
+import json
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+
+from cd4lm.config import load, require
+
+GIGABYTE = 1e9
+# float32 weights and two AdamW moments; where the model itself is bf16 its float32 masters take the first part.
+BYTES_PER_PARAMETER = 12
+KEPT_CHECKPOINTS = 2
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest complete checkpoint-N under folder, or None.
+
+    A run killed while it writes leaves a checkpoint without its trainer_state.json, which the Trainer writes last.
+    """
+    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    return next((str(path) for path in found if is_complete(path)), None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint's closing file is there and whole."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
+
+
+def flat(tree: dict, where: str = "") -> dict:
+    """A nested dictionary with dotted keys."""
+    items = {}
+    for key, value in tree.items():
+        items |= flat(value, f"{where}{key}.") if isinstance(value, dict) else {where + key: value}
+    return items
+
+
+def check_resume(config, folder: Path, *, free: Collection[str] = ()) -> None:
+    """Refuse to continue the run in folder with other settings than its config.yaml, naming every difference.
+
+    free: top-level settings that do not change what training computes. Every other one counts, also those to come.
+    """
+    saved = folder / "config.yaml"
+    require(saved.is_file(), f"{folder} holds checkpoints but no config.yaml: resume is unsafe, use another folder")
+    before, now = flat(asdict(load(type(config), saved))), flat(asdict(config))
+    names = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
+    changed = sorted(name for name in names if name.split(".")[0] not in free)
+    differences = ", ".join(f"{name}={before.get(name)}, not {now.get(name)}" for name in changed)
+    require(not changed, f"{folder} was started with {differences}: resume with that or use another folder")
+
+
+def run_bytes(parameters: int) -> int:
+    """What a run of a model writes at most: the checkpoints kept, one more while they rotate, and the student."""
+    return parameters * (BYTES_PER_PARAMETER * (KEPT_CHECKPOINTS + 1) + 4)
+
+
+def check_output(folder: Path, needed: int) -> None:
+    """Try to write into folder and ask for `needed` bytes less those already there. Raises OSError or ValueError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        with open(probe, "wb") as file:
+            file.write(b"\0" * 65536)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (a first file could not be written)", str(folder)) from error
+    finally:
+        probe.unlink(missing_ok=True)
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
+    require(
+        free >= needed - there,
+        f"{folder} has {free / GIGABYTE:.1f} GB free but the run may write {(needed - there) / GIGABYTE:.1f} GB more "
+        "of checkpoints: free some space or choose another output_dir",
+    )

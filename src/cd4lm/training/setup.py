@@ -1,0 +1,173 @@
+"""The two models of a distillation, in the precision and arrangement that the settings ask for."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from cd4lm.config import require
+from cd4lm.model import DiffusionConfig, DiffusionLM
+from cd4lm.model.loading import load_config, load_model
+from cd4lm.settings import ExperimentConfig, FormatConfig, TrainConfig
+from cd4lm.training.chunked_loss import Rows
+
+
+def check_fit(config: DiffusionConfig, tokenizer: PreTrainedTokenizerBase, form: FormatConfig, folder: str) -> None:
+    """Raise ValueError unless model and tokenizer mean the same by a token id and the rows fit; reads no weights."""
+    require(
+        len(tokenizer) <= config.embedding_size,
+        f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {config.embedding_size}: they do not fit",
+    )
+    mask = tokenizer.convert_ids_to_tokens(config.mask_token_id) if config.mask_token_id < len(tokenizer) else None
+    named = tokenizer.mask_token_id in (None, config.mask_token_id)
+    require(
+        mask is not None and named,
+        f"{folder}: the model's mask_token_id={config.mask_token_id} is {mask!r} in the tokenizer, whose mask token is "
+        f"{tokenizer.mask_token!r} ({tokenizer.mask_token_id}): they do not fit",
+    )
+    require(
+        tokenizer.eos_token_id == config.eos_token_id,
+        f"{folder}: EOS is {config.eos_token_id} for the model, {tokenizer.eos_token_id} for the tokenizer: "
+        "they do not fit",
+    )
+    require(tokenizer.pad_token_id is not None, f"{folder}: the tokenizer has no pad token: set pad_token in its files")
+    require(
+        form.max_length <= config.max_sequence_length,
+        f"format.max_length={form.max_length} exceeds the {config.max_sequence_length} positions of {folder}: lower it",
+    )
+
+
+def check_packages(config: ExperimentConfig) -> None:
+    """Raise ValueError if an option needs a package that is not installed."""
+    for asked, package, option in (
+        (config.lora is not None, "peft", "lora"),
+        (config.train.optimizer == "adamw_8bit", "bitsandbytes", "train.optimizer=adamw_8bit"),
+    ):
+        require(
+            not asked or importlib.util.find_spec(package) is not None,
+            f"{option} needs the package {package}: pip install {package}, or leave the option out",
+        )
+
+
+def low_precision(config: TrainConfig) -> torch.dtype:
+    return torch.bfloat16 if config.bf16 else torch.float32
+
+
+def teacher_dtype(config: TrainConfig) -> torch.dtype:
+    """What a separate teacher's weights are kept in."""
+    return low_precision(config) if config.teacher_dtype == "auto" else getattr(torch, config.teacher_dtype)
+
+
+def is_own_teacher(config: ExperimentConfig) -> bool:
+    """Whether the teacher is the student with its adapters off: not where the student starts from other weights."""
+    return config.lora is not None and config.init_from is None
+
+
+def build_teacher(config: ExperimentConfig) -> DiffusionLM | None:
+    """The frozen teacher, or None where it is the student with its adapters off."""
+    if is_own_teacher(config):
+        return None
+    teacher = load_model(config.teacher, dtype=teacher_dtype(config.train))
+    compile_blocks(teacher, config.train)
+    return teacher
+
+
+def student_config(config: ExperimentConfig) -> DiffusionConfig:
+    """The student's configuration: that of the checkpoint it starts from, with the attention the experiment asks for.
+
+    Raises ValueError if a block-causal checkpoint would go on with other blocks than its own.
+    """
+    source = config.init_from or config.teacher
+    own, wanted = load_config(source), config.block_causal
+    if wanted is not None:
+        before = (own.block_length, own.block_grid)
+        require(
+            own.attention == "bidirectional" or before == (wanted.block_length, wanted.grid),
+            f"{source} has blocks of {before[0]} on the grid {before[1]!r}, but block_causal asks for "
+            f"{wanted.block_length} on {wanted.grid!r}: use the checkpoint's",
+        )
+        own.set_attention("block_causal", wanted.block_length, wanted.grid)
+    if config.cdlm is not None and own.attention == "block_causal":
+        for name, ours, theirs in (
+            ("length", own.block_length, config.trajectories.block_length),
+            ("grid", own.block_grid, config.trajectories.grid),
+        ):
+            require(
+                ours == theirs,
+                f"{source} has blocks of {name} {ours}, the trajectories of {theirs}: a student must be trained on the "
+                "blocks that it decodes",
+            )
+    return own
+
+
+def start_model(config: ExperimentConfig, dtype: torch.dtype) -> DiffusionLM:
+    """The checkpoint that the student starts from, with the student's attention."""
+    model, wanted = load_model(config.init_from or config.teacher, dtype=dtype), student_config(config)
+    model.config.set_attention(wanted.attention, wanted.block_length, wanted.block_grid)
+    return model
+
+
+def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch.nn.Module:
+    """The student: every weight trained, or with adapters on a base that never changes.
+
+    masters_elsewhere: DeepSpeed keeps float32 masters itself; else a fully trained student's own weights are them.
+    LoRA's base is kept in low precision, its adapters in float32.
+    """
+    whole = config.lora is None and not masters_elsewhere
+    student = start_model(config, torch.float32 if whole else low_precision(config.train))
+    compile_blocks(student, config.train)
+    if config.lora is None:
+        return student
+    in_parts = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
+    from cd4lm.training.lora import add_adapters  # needs peft, which nothing else does
+
+    return add_adapters(student, config.lora)
+
+
+def compile_blocks(model: DiffusionLM, config: TrainConfig) -> None:
+    """torch.compile each block in place: one compilation serves all, names in the checkpoint stay, the loss is left."""
+    if config.compile:
+        for block in model.blocks:
+            block.compile(dynamic=True)
+
+
+def forward_both(
+    model: torch.nn.Module,
+    context: dict[str, torch.Tensor],
+    student: tuple[torch.Tensor, torch.Tensor],
+    teacher: tuple[torch.Tensor, torch.Tensor] | None,
+    loss: Callable[[Rows, Rows | None], torch.Tensor],
+    *,
+    frozen: torch.nn.Module | None,
+    adapted: torch.nn.Module,
+    attention: str | None = None,
+) -> torch.Tensor:
+    """loss(student's Rows, teacher's Rows or None), called where both heads' weights are at hand.
+
+    model: the student as the launcher wrapped it. context: attention_mask (B, L) and prompt_length (B,).
+    student, teacher: (input_ids (B, L), bool (B, L) where to take rows).
+    frozen: the teacher; None if it is `adapted`, the bare student, with its adapters off and this attention.
+    Each head is entered once whatever the number of rows: launchers that gather a sharded weight on entry would hang
+    if processes entered unequally often.
+    """
+
+    def run(which, inputs: tuple, reduce: Callable, attention: str | None = None) -> torch.Tensor:
+        x, at = inputs
+        return which(input_ids=x, **context, logits_at=at, attention=attention, reduce=reduce).reduced
+
+    if teacher is None:
+        return run(model, student, lambda h, head: loss(Rows(h, head), None))
+    if frozen is None:
+        with torch.no_grad(), adapted.disable_adapter():
+            h_t = run(model, teacher, lambda h, _: h, attention)
+        return run(model, student, lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
+    # The frozen teacher runs inside the student's head: its own head's weight, too, is there only while it runs.
+    return run(
+        model,
+        student,
+        lambda h, head: run(frozen, teacher, lambda h_t, head_t: loss(Rows(h, head), Rows(h_t, head_t))),
+    )

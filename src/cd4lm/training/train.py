@@ -1,0 +1,217 @@
+"""Distil a student with DSCD, or with CDLM where the config has a `cdlm` section.
+
+    python -m cd4lm.training.train configs/tiny.yaml [key=value ...]
+    python -m cd4lm.training.launch configs/llada_8b_gsm8k.yaml        # several processes
+
+Writes <output_dir>/student (released layout, with tokenizer), training_log.jsonl and config.yaml. Run the same command
+again to resume from the last checkpoint; after SIGTERM a checkpoint is saved and the exit status is 143.
+"""
+
+import math
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+
+from cd4lm.config import command_line, dump, exit_with_message, load, require
+from cd4lm.data.rows import read_jsonl
+from cd4lm.model import DiffusionConfig
+from cd4lm.model.loading import load_config, load_tokenizer, model_of
+from cd4lm.settings import ExperimentConfig, TrainConfig
+from cd4lm.training.cad_eval import CADEvaluator, score_of
+from cd4lm.training.cdlm import CDLMTrainer
+from cd4lm.training.consistency_loss import DSCDTrainer
+from cd4lm.training.export import full_weights, write_released
+from cd4lm.training.inputs import answer_data, check_trajectories, trajectory_data
+from cd4lm.training.processes import (
+    check_world_size,
+    on_cpu,
+    prepare_deepspeed,
+    processes_asked,
+    rows_per_step,
+    shard_frozen,
+    split_step,
+)
+from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
+from cd4lm.training.setup import (
+    build_student,
+    build_teacher,
+    check_fit,
+    check_packages,
+    student_config,
+)
+from cd4lm.training.student_trainer import StudentTrainer
+
+NOT_TRAINING = ("output_dir", "evaluate", "also")  # settings that a resumed run may change
+
+
+def checkpointing() -> dict:
+    """transformers' words for recomputed activations; from 5.24 on it warns of the old ones."""
+    names = {field.name for field in fields(TrainingArguments)}
+    word = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    # The reentrant kind needs inputs with a gradient, which frozen embeddings do not give.
+    return {word: True, f"{word}_kwargs": {"use_reentrant": False}}
+
+
+def training_arguments(
+    config: TrainConfig, examples: int, checkpoints: Path, *, cad_eval: bool = False
+) -> TrainingArguments:
+    """Our settings in transformers' words, for a data set of so many examples.
+
+    cad_eval: the best checkpoint is the one CAD does best with, instead of the one with the least loss.
+    """
+    processes = processes_asked(config)
+    batch_size, accumulation = split_step(config, processes)
+    steps = math.ceil(config.epochs * examples / rows_per_step(config))
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=steps if config.max_steps is None else config.max_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        eval_strategy="steps",
+        eval_steps=config.eval_every,
+        save_steps=config.save_every,
+        save_total_limit=KEPT_CHECKPOINTS,
+        restore_callback_states_from_checkpoint=True,  # patience goes on counting after a resume
+        load_best_model_at_end=config.patience is not None or cad_eval,
+        metric_for_best_model="cad_score" if cad_eval else None,
+        greater_is_better=True if cad_eval else None,
+        optim="adamw_bnb_8bit" if config.optimizer == "adamw_8bit" else "adamw_torch_fused",
+        logging_steps=config.log_every,
+        bf16=config.bf16,
+        **(checkpointing() if config.gradient_checkpointing else {}),
+        seed=config.seed,
+        remove_unused_columns=False,
+        label_names=[],
+        report_to=[],
+        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead of vanishing from the log
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if on_cpu() and processes > 1 else None,
+        use_cpu=on_cpu(),
+    )
+
+
+def parameter_count(config: DiffusionConfig) -> int:
+    """Parameters of a model of this shape, however its weights are spread over processes."""
+    with torch.device("meta"):
+        return model_of(config).num_parameters()
+
+
+def bytes_to_write(trainer: StudentTrainer, config: ExperimentConfig) -> int:
+    """What checkpoints and student take on disk at most; of a student with adapters, checkpoints hold those alone."""
+    whole = parameter_count(trainer.model.config)
+    if config.lora is None:
+        return run_bytes(whole)
+    return run_bytes(sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)) + 4 * whole
+
+
+def save_student(trainer: StudentTrainer, config: ExperimentConfig, output: Path) -> None:
+    """Write the student in the released layout; the folder appears only when it is complete."""
+    weights = full_weights(trainer) if config.lora is None else merged_weights(trainer)
+    if trainer.is_world_process_zero():
+        write_released(weights, trainer.model.config, config.train.export_dtype, config.teacher, output / "student")
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)
+
+
+def merged_weights(trainer: DSCDTrainer) -> dict[str, torch.Tensor]:
+    """The student's weights with its adapters added, after comparing its logits with those before."""
+    from cd4lm.training.lora import merge_adapters  # needs peft, which nothing else does
+
+    rows = [trainer.eval_dataset[i] for i in range(min(4, len(trainer.eval_dataset)))]
+    batch = {name: tensor.to(trainer.args.device) for name, tensor in trainer.data_collator(rows).items()}
+    merged, change = merge_adapters(trainer.model, batch)
+    if trainer.is_world_process_zero():
+        print(f"adapters merged: logits changed by {change:.1e} of their norm")
+    return merged.state_dict()
+
+
+def cad_evaluator(config: ExperimentConfig, tokenizer) -> CADEvaluator | None:
+    """The evaluator of cad_eval on the first problems of the validation split."""
+    if config.cad_eval is None:
+        return None
+    rows = read_jsonl(Path(config.data.dir) / "validation.jsonl")[: config.cad_eval.problems]
+    return CADEvaluator(rows, tokenizer, config.format, config.cad_eval, score_of(config.cad_eval.metric))
+
+
+def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
+    """Student, teacher and data, ready to train. Raises ValueError for unusable input."""
+    prepare_deepspeed()
+    set_seed(config.train.seed)
+    check_packages(config)
+    tokenizer = load_tokenizer(config.teacher)
+    for folder in dict.fromkeys((config.teacher, config.init_from or config.teacher)):
+        check_fit(load_config(folder), tokenizer, config.format, folder)
+    start = student_config(config)
+    if config.lora is not None:
+        from cd4lm.training.lora import check_targets  # needs peft, which nothing else does
+
+        check_targets(start, config.lora.targets)
+    data = answer_data(config, tokenizer) if config.cdlm is None else trajectory_data(config, tokenizer)
+    common = {
+        "cad_eval": cad_evaluator(config, tokenizer),
+        "group_by_length": config.train.group_by_length,
+        "folder": output,
+        "max_skipped_steps": config.train.max_skipped_steps,
+        "callbacks": [] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
+    }
+    # Before the arguments: once they exist, ZeRO-3 would partition the teacher too, which only its own engine can run.
+    teacher = build_teacher(config) if config.cdlm is None else None
+    teacher_head = None if config.cdlm is None else check_trajectories(config, tokenizer)
+    arguments = training_arguments(
+        config.train, len(data["train_dataset"]), output / "checkpoints", cad_eval=config.cad_eval is not None
+    )
+    require(
+        arguments.world_size == processes_asked(config.train) and arguments.n_gpu <= 1,
+        f"{arguments.world_size} processes see each other and each sees {max(1, arguments.n_gpu)} device(s), but "
+        f"{processes_asked(config.train)} were asked for: start with python -m cd4lm.training.launch",
+    )
+    if config.train.shard_teacher and teacher is not None:
+        shard_frozen(teacher.requires_grad_(False), teacher.blocks, arguments.device)
+    student = build_student(config, masters_elsewhere=arguments.deepspeed_plugin is not None)
+    if config.cdlm is not None:
+        objective = {
+            "cdlm": config.cdlm,
+            "teacher_head": teacher_head,
+            "block_length": config.trajectories.block_length,
+            "grid": config.trajectories.grid,
+        }
+        return CDLMTrainer(student, arguments, **objective, **common, **data)
+    attention = load_config(config.teacher).attention
+    objective = {"dscd": config.dscd, "teacher": teacher, "teacher_attention": attention}
+    return DSCDTrainer(student, arguments, **objective, **common, **data)
+
+
+def train(config: ExperimentConfig) -> None:
+    """Distil, resuming if checkpoints are there. Raises ValueError for unusable input before any training."""
+    output = Path(config.output_dir)
+    require(
+        not (output / "student").exists(), f"{output}/student exists: the run is complete; delete it to train again"
+    )
+    last = last_checkpoint(output / "checkpoints")
+    if last:
+        check_resume(config, output, free=NOT_TRAINING)
+    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
+    trainer = build_trainer(config, output)
+    if trainer.is_world_process_zero():
+        check_output(output, bytes_to_write(trainer, config))
+        dump(config, output / "config.yaml")
+    trainer.train(resume_from_checkpoint=last)
+    save_student(trainer, config, output)
+
+
+def main():
+    config = load(ExperimentConfig, *command_line(__doc__))
+    check_world_size(config.train)
+    train(config)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)
