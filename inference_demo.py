@@ -8,98 +8,93 @@ python inference_demo.py --steps 40 --compare_threshold 0.9 --trace trace.html  
 """
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from cd4lm.cli import Answerer, parser_of
 from cd4lm.config import exit_with_message, require
-from cd4lm.decoding import DecodeResult
-from cd4lm.decoding.policy_options import PolicyOptions, describe
-from evaluation.trace import run_trace, trace_page
-from scripts.common import (
-    Generator,
-    add_dynamic_options,
-    add_generation_options,
-    check_output,
-    policy_of,
-    write_text,
-)
+from cd4lm.decoding.options import SETTINGS, DecodingOptions
+from cd4lm.io import check_writable, write_text
 
 EXAMPLE = "tom has 7 apples . buys 3 . gives 2 . how many ?"
 
 
-def frame(generator: Generator, canvas) -> Text:
-    """The answer after one step: dots where masked, what the step just committed in bold green, EOS left out."""
-    line = Text(f"{canvas.nfe[0].item():4d}  ", style="dim")
-    now = canvas.nfe[0].item() - 1
-    ends = set(generator.config.eos_ids)
-    for token, masked, step in zip(
-        canvas.answer()[0].tolist(), canvas.masked[0].tolist(), canvas.commit_step[0].tolist(), strict=True
-    ):
-        if masked:
-            line.append("· ", style="dim")
-        elif token not in ends:
-            line.append(generator.text([token]).strip() + " ", style="bold green" if step == now else "")
-    return line
-
-
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, leave_out=("infill", "stop_at_eos"))
     parser.add_argument("--prompt", help="the question; asked for if left out")
-    add_generation_options(parser)
-    add_dynamic_options(parser)
-    parser.add_argument("--steps", type=int, help="decode with this fixed budget instead of CAD")
-    group = parser.add_argument_group(
-        "trace", "a page that shows the answer forming, with a second run beside it if asked"
-    )
+    group = parser.add_argument_group("trace", "a page that shows how the answer formed, with a second run if asked")
     group.add_argument("--trace", type=Path, metavar="FILE", help="write the page, one self-contained .html file")
     group.add_argument("--compare_model_path", type=Path, metavar="DIR", help="second run: this checkpoint")
-    group.add_argument("--compare_steps", type=int, metavar="N", help="second run: this fixed budget")
+    group.add_argument("--compare_steps", type=int, metavar="N", help="second run: this fixed number of steps")
     group.add_argument("--compare_threshold", type=float, metavar="X", help="second run: CAD at this threshold")
     return parser.parse_args()
 
 
-def second_run(arguments: argparse.Namespace) -> argparse.Namespace | None:
-    """The command line of the run to compare with, or None: what --compare_... does not say is as in the first."""
-    given = [vars(arguments)[name] for name in ("compare_model_path", "compare_steps", "compare_threshold")]
-    if given == [None] * 3:
-        return None
+def runs_of(arguments: argparse.Namespace) -> list[tuple[Path, DecodingOptions]]:
+    """Checkpoint and options of the run, and of the one to compare with: what --compare_... does not say is the same."""
+    options = DecodingOptions.of_arguments(arguments)
+    path, steps, threshold = arguments.compare_model_path, arguments.compare_steps, arguments.compare_threshold
+    runs = [(arguments.model_path, options)]
+    if (path, steps, threshold) == (None, None, None):
+        return runs
     require(arguments.trace is not None, "--compare_... needs --trace FILE: the two runs are shown on its page")
-    path, steps, threshold = given
     require(steps is None or threshold is None, "give --compare_steps or --compare_threshold, not both")
-    changes = {"model_path": path or arguments.model_path}
     if steps is not None or threshold is not None:
-        changes |= {field.name: None for field in fields(PolicyOptions)}
-        changes |= {"steps": steps, "confidence_threshold": threshold}
-    return argparse.Namespace(**(vars(arguments) | changes))
+        policy = {option.name: None for option in fields(options) if option.name not in SETTINGS}
+        options = replace(options, **policy | {"steps": steps, "confidence_threshold": threshold})
+    return [*runs, (path or arguments.model_path, options)]
 
 
-def run(arguments: argparse.Namespace, generator: Generator, question: str, console: Console) -> DecodeResult:
-    """Decode and print every step, the answer and its counts."""
-    policy = policy_of(arguments)
-    prompt = generator.encode(question)
-    console.print(f"{arguments.model_path}  {describe(policy)}\nstep  answer", style="dim", markup=False)
-    result, seconds = generator.run([prompt], policy, on_step=lambda canvas: console.print(frame(generator, canvas)))
-    del generator.model  # a second run's weights need the room
-    length, nfe = result.lengths[0].item(), result.nfe[0].item()
-    console.print(f"\n{generator.text(result.tokens[0, :length])}", style="bold", markup=False)
+def frame(answerer: Answerer, canvas) -> Text:
+    """The answer after one step: dots where masked, what the step just committed in bold green, EOS left out."""
+    line = Text(f"{canvas.nfe[0].item():4d}  ", style="dim")
+    now, ends = canvas.nfe[0].item() - 1, set(answerer.decoder.config.eos_ids)
+    rows = (canvas.answer()[0], canvas.masked[0, -canvas.gen_length :], canvas.commit_step[0, -canvas.gen_length :])
+    for token, masked, step in zip(*(row.tolist() for row in rows), strict=True):
+        if masked:
+            line.append("· ", style="dim")
+        elif token not in ends:
+            line.append(answerer.tokenizer.decode([token]).strip() + " ", style="bold green" if step == now else "")
+    return line
+
+
+def run(answerer: Answerer, question: str, console: Console):
+    """Decode and print every step, the answer and its counts; the Generation."""
+    prompt = answerer.encode(question)
+    console.print(f"{answerer.folder}  {answerer.decoder.name}\nstep  answer", style="dim", markup=False)
+    (g,) = answerer.answers([prompt], on_step=lambda canvas: console.print(frame(answerer, canvas)))
+    del answerer.model  # a second run's weights need the room
+    length = len(g.tokens)
+    console.print(f"\n{g.text}", style="bold", markup=False)
     console.print(
-        f"{nfe} NFE for {length} tokens before EOS: {length / nfe:.2f} tokens per step, "
-        f"{length / seconds:.1f} tokens/s; committed per step: {result.commits[0]}"
+        f"{g.nfe} NFE for {length} tokens before EOS: {length / g.nfe:.2f} tokens per step, "
+        f"{length / g.seconds:.1f} tokens/s; committed per step: {g.result.commits[0]}"
     )
-    return result
+    return g
+
+
+def write_trace(file: Path, question: str, answerers: list[Answerer], found: list) -> None:
+    """The page of one run or of two side by side."""
+    from evaluation.trace import run_trace, trace_page
+
+    names = [(str(a.folder), a.decoder.name) for a in answerers]
+    if len({folder for folder, _ in names}) == 1:  # what differs comes first
+        names = [(decoder, folder) for folder, decoder in names]
+    traces = [
+        run_trace(*name, g.result, a.tokenizer.decode) for name, g, a in zip(names, found, answerers, strict=True)
+    ]
+    write_text(file, trace_page(question, traces))
 
 
 def main():
     arguments = parse()
-    other = second_run(arguments)
+    runs = runs_of(arguments)
     if arguments.trace is not None:
-        check_output("--trace", arguments.trace)
-    runs = [(a, Generator(a)) for a in (arguments, other) if a is not None]
-    for its_arguments, generator in runs:
-        generator.check(policy_of(its_arguments))
+        check_writable("--trace", arguments.trace)
+    answerers = [Answerer(*one) for one in runs]
     console = Console(highlight=False)
     question = arguments.prompt
     if question is None:
@@ -107,16 +102,9 @@ def main():
             question = console.input(f"question (Enter for: {EXAMPLE})\n> ").strip() or EXAMPLE
         except EOFError:
             raise ValueError("no question was given: pass --prompt") from None
-    results = [run(*one, question, console) for one in runs]
+    found = [run(answerer, question, console) for answerer in answerers]
     if arguments.trace is not None:
-        names = [(str(a.model_path), describe(policy_of(a))) for a, _ in runs]
-        if len({model for model, _ in names}) == 1:  # what differs comes first
-            names = [(policy, model) for model, policy in names]
-        traces = [
-            run_trace(*name, result, generator.text)
-            for name, result, (_, generator) in zip(names, results, runs, strict=True)
-        ]
-        write_text(arguments.trace, trace_page(question, traces))
+        write_trace(arguments.trace, question, answerers, found)
         console.print(f"wrote {arguments.trace}: open it in a browser", markup=False)
 
 

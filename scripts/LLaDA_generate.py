@@ -4,22 +4,20 @@ python scripts/LLaDA_generate.py --prompt "tom has 7 apples . buys 3 . gives 2 .
 python scripts/LLaDA_generate.py --model_path /models/LLaDA-8B-Instruct --prompt "..." --steps 256
 """
 
-import argparse
+from dataclasses import replace
 
-from common import add_generation_options, add_prompt_options, generate_and_print, policy_of
-
+from cd4lm.cli import add_prompts, generate_and_print, parser_of
 from cd4lm.config import exit_with_message
+from cd4lm.decoding.options import LIMITS, POLICIES, DecodingOptions
+
+OTHERS = [entry.option for name, entry in POLICIES.items() if name != "fixed"]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_prompt_options(parser)
-    add_generation_options(parser)
-    parser.add_argument("--steps", type=int, help="steps over the whole answer (default: one token per step)")
-    parser.add_argument("--remasking", choices=["low_confidence", "random"], help="default low_confidence")
+    parser = parser_of(__doc__, leave_out=("policy", "infill", *OTHERS, *LIMITS))
+    add_prompts(parser)
     arguments = parser.parse_args()
-    arguments.policy = "fixed"
-    generate_and_print(arguments, policy_of(arguments))
+    generate_and_print(arguments, replace(DecodingOptions.of_arguments(arguments), policy="fixed"))
 
 
 if __name__ == "__main__":

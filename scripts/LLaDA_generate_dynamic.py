@@ -4,26 +4,16 @@ python scripts/LLaDA_generate_dynamic.py --prompt "tom has 7 apples . buys 3 . g
 python scripts/LLaDA_generate_dynamic.py --model_path /models/LLaDA-8B-Instruct --prompt "..." --factor 1.0
 """
 
-import argparse
-
-from common import (
-    add_dynamic_options,
-    add_generation_options,
-    add_prompt_options,
-    generate_and_print,
-    policy_of,
-)
-
+from cd4lm.cli import add_prompts, generate_and_print, parser_of
 from cd4lm.config import exit_with_message
+from cd4lm.decoding.options import DecodingOptions
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_prompt_options(parser)
-    add_generation_options(parser)
-    add_dynamic_options(parser)
+    parser = parser_of(__doc__, leave_out=("steps", "remasking", "infill"))
+    add_prompts(parser)
     arguments = parser.parse_args()
-    generate_and_print(arguments, policy_of(arguments))
+    generate_and_print(arguments, DecodingOptions.of_arguments(arguments))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cd4lm.data.tiny_tokenizer import CHAT_TEMPLATE, END, EOT, HEADER_END, HEADER_START, MASK, START
-from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.options import DecodingOptions
 from cd4lm.model import LLaDAConfig, LLaDAModelLM
 
 SPECIAL = [END, START, EOT, MASK, HEADER_START, HEADER_END]
@@ -46,7 +46,7 @@ def build(folder: Path) -> Path:
     )
     LLaDAModelLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    GenerationSettings(gen_length=32, block_length=16, confidence_threshold=0.5).save(folder)
+    DecodingOptions(gen_length=32, block_length=16, confidence_threshold=0.5).save(folder)
     return folder
 
 

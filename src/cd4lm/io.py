@@ -9,6 +9,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cd4lm.config import require
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "accelerate", "lm_eval", "datasets", "math-verify", "tokenizers")
 PIECE = 1 << 20
@@ -25,6 +27,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, tree, indent: int | None = 2) -> None:
     """As write_text. Raises ValueError for NaN and infinities, which JSON does not have."""
     write_text(path, json.dumps(tree, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raise ValueError before long work whose result could not be written to the file `path`."""
+    folder = path.absolute().parent
+    require(folder.is_dir(), f"{option} {path}: {folder} is not a folder: make it or choose another")
+    require(not path.is_dir(), f"{option} {path} is a folder: name a file in it")
+    require(os.access(folder, os.W_OK), f"{option} {path}: {folder} cannot be written: choose another folder")
 
 
 def fingerprint(*parts) -> str:

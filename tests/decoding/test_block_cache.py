@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, DecodeResult, FixedSteps, decode, decode_stream
-from cd4lm.decoding.caches import CACHES
+from cd4lm.decoding.caches import CLASSES
 from tests.conftest import BACKBONES, random_model
 
 CONFIG = DecodeConfig(mask_id=59, eos_ids=(57, 3, 12), gen_length=24, block_length=8)
@@ -118,7 +118,7 @@ def test_approximate_caches_read_the_column_before_a_block_too(cache):
     """With nothing changed since the whole canvas was stored, a partial forward gives the same logits (Dream)."""
     model = BACKBONES["dream"]()
     x, at = torch.randint(0, 57, (2, 20)), torch.arange(4, 12).expand(2, -1)
-    store = CACHES[cache](replace(CONFIG, gen_length=16, cache=cache)).rearranged(model, (), 2, 20)
+    store = CLASSES[cache](replace(CONFIG, gen_length=16, cache=cache)).rearranged(model, (), 2, 20)
     with torch.no_grad():
         whole, part = (
             store.logits(model, x, None, at, torch.tensor([full] * 2), store.plan([0, 0], [full] * 2, 20, True))

@@ -57,10 +57,10 @@ def canvas_logits(model, x, cache):
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_stored_keys_and_values_are_those_of_the_last_forward_that_wrote_them(model, cache):
     """Against a reimplementation in three lines: attention over keys of two canvases, old and new."""
-    from cd4lm.decoding.caches import CACHES
+    from cd4lm.decoding.caches import CLASSES
 
     old, new = torch.randint(0, 57, (1, 20)), torch.randint(0, 57, (1, 20))
-    store = CACHES[cache](replace(CONFIG, gen_length=16, cache=cache)).rearranged(model, (), 1, 20)
+    store = CLASSES[cache](replace(CONFIG, gen_length=16, cache=cache)).rearranged(model, (), 1, 20)
     at = torch.arange(4, 12)[None]
     true, false = torch.tensor([True]), torch.tensor([False])
     with torch.no_grad():

@@ -9,7 +9,7 @@ from cd4lm.config import build
 from cd4lm.data.rows import read_jsonl
 from cd4lm.data.tiny_task import make_row
 from cd4lm.data.tiny_tokenizer import build_tokenizer
-from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.options import DecodingOptions
 from cd4lm.settings import ExperimentConfig
 from tests.conftest import BACKBONES
 
@@ -37,7 +37,7 @@ def write_teacher_and_data(folder: Path, backbone: str = "llada") -> None:
     model = BACKBONES[backbone](vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **ids)
     model.save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
-    GenerationSettings(gen_length=40, block_length=20).save(folder / "teacher")
+    DecodingOptions(gen_length=40, block_length=20).save(folder / "teacher")
     (folder / "data").mkdir()
     for seed, (split, count) in enumerate((("train", ROWS), ("validation", 8))):
         rows = [json.dumps(make_row("train", i, seed)) + "\n" for i in range(count)]

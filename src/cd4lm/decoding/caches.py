@@ -200,9 +200,4 @@ class BlockCache(PrefixCache):
         return super().forward(model, x, real, at, refresh, rows, group)
 
 
-CACHES = {"none": NoCache, "plain": Plain, "prefix": PrefixCache, "dual": DualCache, "block": BlockCache}
-
-
-def exact_cache(attention: str) -> str:
-    """The fastest cache that changes no token of a model with this attention."""
-    return "none" if attention == "bidirectional" else "block"
+CLASSES = {"none": NoCache, "plain": Plain, "prefix": PrefixCache, "dual": DualCache, "block": BlockCache}

@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
-from cd4lm.decoding.caches import CACHES
+CACHES = ("none", "plain", "prefix", "dual", "block")  # what each recomputes: caches.py
+
+
+def exact_cache(attention: str) -> str:
+    """The fastest cache that changes no token of a model with this attention."""
+    return "none" if attention == "bidirectional" else "block"
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,8 @@ class DecodeConfig:
     cache: what is recomputed at each step, see caches.py: none (exact), plain (exact, as published: slow), prefix and
     dual (approximate), block (exact, for block-causal checkpoints). refresh_interval: with prefix and dual, recompute a
     row's whole canvas every so many steps of a block besides the block's first; None = only there, 1 = always, which
-    equals none. seed: of sampling and `random` remasking. infill: masks inside a prompt are answered too, in blocks of their own before the answer's.
+    equals none. seed: of sampling and `random` remasking. infill: masks inside a prompt are answered too, in blocks of
+    their own before the answer's.
     block_grid: absolute counts blocks from a row's first token, answer from where its answer starts; None = the model's
     own, and answer for a bidirectional one.
     compile: run a compiled step of static shape, canvases padded to a multiple of length_bucket and batches to their

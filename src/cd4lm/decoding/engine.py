@@ -7,14 +7,14 @@ from itertools import count, islice
 
 import torch
 
-from cd4lm.decoding.caches import CACHES
+from cd4lm.decoding.caches import CLASSES
 from cd4lm.decoding.canvas import Canvas, Row, join, result_of, start_canvas
 from cd4lm.decoding.checks import check_prompt, check_settings, warn_of_other_blocks
 from cd4lm.decoding.config import DecodeConfig
 from cd4lm.decoding.policies import Policy
 from cd4lm.decoding.result import DecodeResult
 from cd4lm.decoding.static import borrow, give_back
-from cd4lm.decoding.step import BROKEN, FINISHED, RUNNING, advance, refresh_due
+from cd4lm.decoding.step import BROKEN, FINISHED, RUNNING, Stage, advance, refresh_due
 
 
 class Batch:
@@ -26,10 +26,11 @@ class Batch:
         self.eos_ids = torch.tensor(config.eos_ids, dtype=torch.long, device=self.device)
         self.rows: list[Row] = []
         self.canvas: Canvas | None = None
-        self.cache = CACHES[config.cache](config)
+        self.cache = CLASSES[config.cache](config)
         self.kept: list[int] = []  # the rows of the cache that go on, in order
         self.changed = False
         self.padded = False
+        self.stage: Stage | None = None
         self.runner = borrow(model, policy, config, size) if config.compile else None
 
     def close(self) -> None:
@@ -51,8 +52,9 @@ class Batch:
         self.canvas = join(old + new, length, self.config)
         self.cache = self.cache.rearranged(self.model, self.kept, len(self.rows), length)
         self.padded = min(prompts) + self.config.gen_length < length
-        if self.runner is not None:
-            self.canvas, self.cache = self.runner.stage(self.model, self.canvas, self.cache)
+        stage = Stage(self.model, self.cache, self.canvas, self.policy, self.config, self.eos_ids, self.padded)
+        self.stage = stage if self.runner is None else self.runner.place(stage)
+        self.canvas, self.cache = self.stage.canvas, self.stage.cache
         self.kept, self.changed = list(range(len(self.rows))), False
 
     def step(self, on_step: Callable[[Canvas], None] | None) -> DecodeResult | None:
@@ -60,11 +62,7 @@ class Batch:
         refresh = [refresh_due(row.step, self.config) for row in self.rows]
         blocks = [row.block for row in self.rows]
         plan = self.cache.plan(blocks, refresh, self.canvas.x.shape[1], split=self.runner is None)
-        if self.runner is not None:
-            report = self.runner.step(self.model, self.canvas, self.cache, plan)
-        else:
-            state = (self.model, self.cache, self.canvas, self.policy, self.eos_ids, self.padded, plan, self.config)
-            report = advance(*state)
+        report = advance(self.stage, plan) if self.runner is None else self.runner.step(self.stage, plan)
         if on_step is not None:
             on_step(self.canvas.take(slice(0, len(self.rows))))
         status, blocks, steps = report.tolist()  # the step's one wait for the device

@@ -39,3 +39,8 @@ class DecodeResult:
         for name in ("index", "tokens", "nfe", "lengths", "commit_step", "confidence"):
             joined[name] = torch.cat([vars(part)[name] for part in parts])[order]
         return cls(**joined)
+
+    def row(self, i: int) -> "DecodeResult":
+        """Row i alone, as a result of one prompt."""
+        one = {name: value[i : i + 1] for name, value in vars(self).items()}
+        return DecodeResult(**one)

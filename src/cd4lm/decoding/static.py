@@ -6,14 +6,15 @@ compiled code belong to the model and are used again by later runs with the same
 """
 
 import weakref
+from dataclasses import replace
 
 import torch
 
-from cd4lm.decoding.caches import CACHES, Group, NoCache
+from cd4lm.decoding.caches import CLASSES, Group, NoCache
 from cd4lm.decoding.canvas import Canvas, Row, join, start_canvas
 from cd4lm.decoding.config import DecodeConfig
 from cd4lm.decoding.policies import Policy
-from cd4lm.decoding.step import advance, predict
+from cd4lm.decoding.step import Stage, advance, predict
 
 MOST_SHAPES = 64  # shapes compiled before the compiler gives up and runs further ones as they are
 MOST_RUNNERS = 4  # settings whose buffers and graphs are kept per model
@@ -38,48 +39,45 @@ class StaticRunner:
         """Columns of the bucket that holds a canvas."""
         return -(-columns // self.config.length_bucket) * self.config.length_bucket
 
-    def stage(self, model, canvas: Canvas, cache: NoCache) -> tuple[Canvas, NoCache]:
+    def place(self, stage: Stage) -> Stage:
         """Move rows and their cache into the buffers of their shape, with rows that only fill the batch after them."""
+        model, canvas = stage.model, stage.canvas
         length, n = canvas.x.shape[1], len(canvas.index)
         if n < self.rows:
             nobody = [Row(index=-1, prompt=torch.zeros(1, dtype=torch.long), row_id=0)] * (self.rows - n)
             new = start_canvas(nobody, self.config, canvas.x.device, self.config.grid_of(model.config))
             canvas = join([canvas, new], length, self.config)
-        cache = cache.rearranged(model, range(n), self.rows, length)
+        cache = stage.cache.rearranged(model, range(n), self.rows, length)
         key = (length, canvas.masked.shape[1])
         if key not in self.places:
             buffers = Canvas(canvas.gen_length, **{k: torch.empty_like(v) for k, v in canvas.tensors().items()})
-            self.places[key] = (
-                buffers,
-                CACHES[self.config.cache](self.config).rearranged(model, (), self.rows, length),
-            )
+            own = CLASSES[self.config.cache](self.config).rearranged(model, (), self.rows, length)
+            self.places[key] = (buffers, own)
         place, own = self.places[key]
         place.copy_(canvas)
         own.copy_(cache)
-        return place, own
+        return replace(stage, canvas=place, cache=own, eos_ids=self.eos_ids, padded=True, forward=self.predict)
 
-    def step(self, model, canvas: Canvas, cache: NoCache, plan: tuple[Group, ...]) -> torch.Tensor:
+    def step(self, stage: Stage, plan: tuple[Group, ...]) -> torch.Tensor:
         """One step of the staged rows, in place; returns what `advance` does."""
-        arguments = (model, cache, canvas, self.policy, self.eos_ids, True, plan, self.config, self.predict)
-        return advance(*arguments) if self.pool is None else self.replay(arguments)
+        return advance(stage, plan) if self.pool is None else self.replay(stage, plan)
 
-    def replay(self, arguments: tuple) -> torch.Tensor:
+    def replay(self, stage: Stage, plan: tuple[Group, ...]) -> torch.Tensor:
         """The step as a CUDA graph: the first of its shape runs as it is, the second is captured."""
-        canvas, plan = arguments[2], arguments[6]
-        key = (*canvas.x.shape, canvas.masked.shape[1], plan)
+        key = (*stage.canvas.x.shape, stage.canvas.masked.shape[1], plan)
         if key not in self.warm:
             # What capture cannot hold happens here: compiling, library handles and workspaces, off the main stream.
             self.warm.add(key)
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                report = advance(*arguments)
+                report = advance(stage, plan)
             torch.cuda.current_stream().wait_stream(side)
             return report
         if key not in self.graphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self.pool):
-                report = advance(*arguments)
+                report = advance(stage, plan)
             self.graphs[key] = (graph, report)
         graph, report = self.graphs[key]
         graph.replay()

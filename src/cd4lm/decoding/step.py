@@ -4,6 +4,9 @@ Nothing here asks the device for a value, changes a shape or makes a new canvas,
 captured as a CUDA graph. Letters: n rows, L columns, G gen_length, b block_length, S positions to decode, V vocabulary.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 
 from cd4lm.decoding.caches import Group, NoCache
@@ -58,18 +61,23 @@ def refresh_due(step, config: DecodeConfig):
     return due if config.refresh_interval is None else due | (step % config.refresh_interval == 0)
 
 
-def advance(
-    model,
-    cache: NoCache,
-    canvas: Canvas,
-    policy: Policy,
-    eos_ids: torch.Tensor,
-    padded: bool,
-    plan: tuple[Group, ...],
-    config: DecodeConfig,
-    forward=predict,
-) -> torch.Tensor:
+@dataclass(frozen=True)
+class Stage:
+    """What the steps of a batch have in common as long as no row joins or leaves. padded: some row has padding."""
+
+    model: object
+    cache: NoCache
+    canvas: Canvas
+    policy: Policy
+    config: DecodeConfig
+    eos_ids: torch.Tensor
+    padded: bool
+    forward: Callable = predict
+
+
+def advance(stage: Stage, plan: tuple[Group, ...]) -> torch.Tensor:
     """One step of every row, in place; returns (3, n): RUNNING, FINISHED or BROKEN, then the new block and step."""
+    canvas, config, eos_ids = stage.canvas, stage.config, stage.eos_ids
     G, b = config.gen_length, config.block_length
     blocks = (G + canvas.offset + b - 1).div(b, rounding_mode="floor")  # (n,) the last may be shorter than b
     # Rows that only fill a batch run past the last block; they stay on it. A short block is seen with tokens before it.
@@ -77,9 +85,10 @@ def advance(
     within = (start + canvas.masked.shape[1] - G)[:, None] + torch.arange(b, device=canvas.x.device)  # (n, b)
     at = canvas.columns.gather(1, within) + canvas.x.shape[1]  # (n, b) place in the canvas
     keys = row_keys(canvas.ids, config.seed) + canvas.nfe
-    real = canvas.real if padded else None  # no mask lets the fastest attention kernels run
+    real = canvas.real if stage.padded else None  # no mask lets the fastest attention kernels run
     refresh = refresh_due(canvas.step, config)
-    logits, tokens, certainty = forward(model, cache, canvas.x, real, at, refresh, plan, keys, config)
+    inputs = (canvas.x, real, at, refresh, plan, keys, config)
+    logits, tokens, certainty = stage.forward(stage.model, stage.cache, *inputs)
     masked = canvas.masked.gather(1, within)
     early = (~canvas.masked[:, -G:]).sum(dim=1, keepdim=True) < config.eos_hold_ratio * G
     view = BlockView(
@@ -90,7 +99,7 @@ def advance(
         step=canvas.step,
         keys=keys,
     )
-    commit = choose(view, policy, config)
+    commit = choose(view, stage.policy, config)
     record(canvas, at, within, commit, tokens, certainty)
     done = ~(masked & ~commit).any(dim=1)
     canvas.block.add_(done)

@@ -63,3 +63,8 @@ def load_for_inference(
     device, suited = best_device()
     model = load_model(folder, dtype=dtype or suited)
     return model.to(device).eval(), load_tokenizer(folder)
+
+
+def load_tokenizer_for_inference(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that `load_for_inference` gives, before the weights are read."""
+    return load_tokenizer(folder)

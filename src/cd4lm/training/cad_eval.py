@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cd4lm.config import require
 from cd4lm.data.examples import encode_prompt, end_ids
-from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, decode_stream
-from cd4lm.decoding.caches import exact_cache
+from cd4lm.decoding import DecodingOptions, generate
 from cd4lm.settings import CADEvalConfig, FormatConfig
 
 
@@ -39,7 +37,7 @@ class CADEvaluator:
     """Rows to answer and how to decode and score them; row["answer"] is what the metric compares with."""
 
     rows: Sequence[dict]
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: object
     form: FormatConfig
     config: CADEvalConfig
     is_right: Callable[[dict, str], bool]
@@ -69,24 +67,19 @@ class CADEvaluator:
 
     def decode(self, model, rows: Sequence[dict], quiet: bool) -> torch.Tensor:
         """Sums over rows of right answers, forward passes and tokens before EOS: (3,) float64."""
-        settings = DecodeConfig(
-            mask_id=model.config.mask_token_id,
-            eos_ids=end_ids(self.tokenizer),
+        options = DecodingOptions(
+            confidence_threshold=self.config.threshold,
             gen_length=self.form.answer_length,
             block_length=self.config.block_length,
-            eos_hold_ratio=self.config.eos_hold_ratio,
-            cache=exact_cache(model.config.attention),
+            eos_threshold_ratio=self.config.eos_hold_ratio,
         )
+        decoder = options.decoder(model.config, end_ids(self.tokenizer))
         prompts = [
             torch.tensor(encode_prompt(self.tokenizer, row["question"], self.form.prompt_template)) for row in rows
         ]
-        policy = ConfidenceAdaptive(threshold=self.config.threshold)
         sums = torch.zeros(3, dtype=torch.float64)
         with tqdm(total=len(rows), desc="CAD on validation", unit="problem", leave=False, disable=quiet) as bar:
-            for part in decode_stream(model, prompts, policy, settings, batch_size=self.config.batch_size):
-                for i, tokens, length in zip(part.index.tolist(), part.tokens, part.lengths.tolist(), strict=True):
-                    sums[0] += self.is_right(rows[i], self.tokenizer.decode(tokens[:length]))
-                sums[1] += part.nfe.sum()
-                sums[2] += part.lengths.sum()
-                bar.update(len(part.index))
+            for g in generate(model, self.tokenizer, prompts, decoder, batch_size=self.config.batch_size):
+                sums += torch.tensor([self.is_right(rows[g.index], g.text), g.nfe, len(g.tokens)])
+                bar.update()
         return sums

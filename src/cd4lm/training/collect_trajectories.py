@@ -9,6 +9,7 @@ Writes <trajectories.dir>/manifest.json and shard files; run the same command ag
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +29,8 @@ from cd4lm.data.trajectories import (
     shards_of,
     write_shard,
 )
-from cd4lm.decoding import DecodeConfig, DecodeResult, FixedSteps, decode_stream
+from cd4lm.decoding import DecodeConfig, DecodeResult, DecodingOptions, generate
+from cd4lm.io import write_json
 from cd4lm.model import DiffusionLM
 from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer
 from cd4lm.settings import ExperimentConfig
@@ -100,23 +102,23 @@ def usable_prompts(config: ExperimentConfig, tokenizer) -> tuple[list[dict], dic
 def decode_paths(config, model, tokenizer, prompts, mine: list[int], temperature: float, bar):
     """The result of decoding the paths `mine` at one temperature, and their hidden states (n, G, d)."""
     settings = config.trajectories
-    decoding = DecodeConfig(
-        mask_id=model.config.mask_token_id,
-        eos_ids=end_ids(tokenizer),
+    options = DecodingOptions(
+        policy="fixed",  # one token per step
         gen_length=config.format.answer_length,
         block_length=settings.block_length,
-        block_grid=settings.grid,
         temperature=temperature,
         stop_at_eos=False,  # a path has a step for every position
+        cache="none",
         seed=settings.seed,
     )
-    recorder = HiddenRecorder(model, len(mine), decoding, getattr(torch, settings.dtype))
-    policy, parts = FixedSteps(steps=decoding.gen_length), []
-    options = {"batch_size": settings.batch_size, "row_ids": mine, "on_step": recorder.after_step}
+    decoder = options.decoder(model.config, end_ids(tokenizer))
+    decoder = replace(decoder, config=replace(decoder.config, block_grid=settings.grid))
+    recorder = HiddenRecorder(model, len(mine), decoder.config, getattr(torch, settings.dtype))
+    parts, how = [], {"batch_size": settings.batch_size, "row_ids": mine, "on_step": recorder.after_step}
     try:
-        for part in decode_stream(model, prompts, policy, decoding, **options):
-            parts.append(part)
-            bar.update(len(part.index))
+        for g in generate(model, tokenizer, prompts, decoder, **how):
+            parts.append(g.result)
+            bar.update()
     finally:
         recorder.close()
     return DecodeResult.join(parts), recorder.hidden
@@ -171,12 +173,6 @@ def rebuilding_error(model, result, hidden: torch.Tensor) -> float:
     return (rebuilt - result.confidence[:CHECKED]).abs().max().item()
 
 
-def write_manifest(folder: Path, manifest: dict) -> None:
-    partial = folder / f"{MANIFEST}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    partial.rename(folder / MANIFEST)
-
-
 def collect(config: ExperimentConfig) -> None:
     """Collect the shards that are missing. Raises ValueError for settings that a started collection does not have."""
     require(config.trajectories is not None, "this config has no `trajectories` section: see configs/tiny_cdlm.yaml")
@@ -207,7 +203,7 @@ def collect(config: ExperimentConfig) -> None:
     if (folder / MANIFEST).is_file():
         check_manifest(read_manifest(folder), manifest, folder)
     elif rank == 0:
-        write_manifest(folder, manifest)
+        write_json(folder / MANIFEST, manifest)
     mine = [i for i in range(len(shards)) if i % world == rank]
     there = sum(len(shards[i]) for i in mine if shard_file(folder, i).is_file())
     total = sum(len(shards[i]) for i in mine)

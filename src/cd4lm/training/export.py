@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from cd4lm.config import exit_with_message, load, require
-from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.options import DecodingOptions
 from cd4lm.model import DiffusionConfig
 from cd4lm.model.loading import load_tokenizer, model_of
 from cd4lm.settings import ExperimentConfig
@@ -100,7 +100,7 @@ def write_released(
     require(not missing, f"{len(missing)} weights do not fit the model, first {min(missing, default='')}")
     model.save_pretrained(partial, state_dict={key: tensor.to(kind).contiguous() for key, tensor in weights.items()})
     load_tokenizer(tokenizer_from).save_pretrained(partial)
-    settings = GenerationSettings.load(tokenizer_from)
+    settings = DecodingOptions.stored(tokenizer_from)
     if config.attention == "block_causal":  # other blocks than those of training are brittle; CDLM decodes at 0.9
         settings = replace(settings, policy="cad", confidence_threshold=0.9, block_length=config.block_length)
     settings.save(partial)

@@ -17,7 +17,7 @@ from cd4lm.config import command_line, dump, exit_with_message, load, require
 from cd4lm.data.examples import AnswerCollator, encode_answer, encode_prompt
 from cd4lm.data.tiny_task import make_row
 from cd4lm.data.tiny_tokenizer import build_tokenizer
-from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.options import DecodingOptions
 from cd4lm.diffusion.losses import masked_diffusion_loss
 from cd4lm.diffusion.masking import block_state_masks, uniform_count_masks
 from cd4lm.diffusion.noise import row_keys, uniform
@@ -178,7 +178,7 @@ def pretrain(config: PretrainConfig) -> None:
     trainer.train(resume_from_checkpoint=last)
     model.to(torch.bfloat16).save_pretrained(config.output_dir)
     tokenizer.save_pretrained(config.output_dir)
-    GenerationSettings(gen_length=config.format.answer_length, block_length=config.block_length).save(config.output_dir)
+    DecodingOptions(gen_length=config.format.answer_length, block_length=config.block_length).save(config.output_dir)
 
 
 def main():

@@ -1,0 +1,100 @@
+"""What the generating command lines share: the checkpoint, checked before its weights are read, and the printed answers."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from cd4lm.config import require
+from cd4lm.decoding.options import DecodingOptions
+from cd4lm.io import ROOT
+
+
+def default_checkpoint() -> Path:
+    """The student that run_training.sh makes, or the bundled teacher until there is one."""
+    student = ROOT / "outputs/tiny/student"
+    return student if student.is_dir() else ROOT / "checkpoints/tiny_teacher"
+
+
+def parser_of(description: str, leave_out: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """A parser with --model_path and the decoding options."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", type=Path, default=default_checkpoint(), help="checkpoint folder or hub name")
+    DecodingOptions.add_arguments(parser, leave_out=leave_out)
+    return parser
+
+
+class Answerer:
+    """A checkpoint with a decoder. Raises ValueError for anything that cannot be decoded before the weights are read."""
+
+    def __init__(self, folder: Path, options: DecodingOptions):
+        from cd4lm.data.examples import end_ids
+        from cd4lm.model.loading import load_config, load_tokenizer_for_inference
+
+        self.folder, self.model_config = folder, load_config(folder)
+        self.tokenizer = load_tokenizer_for_inference(folder)
+        self.decoder = options.decoder(self.model_config, end_ids(self.tokenizer), DecodingOptions.stored(folder))
+
+    @cached_property
+    def model(self):
+        """The weights, read when first needed."""
+        from cd4lm.model.loading import load_for_inference
+
+        return load_for_inference(self.folder)[0]
+
+    def encode(self, question: str):
+        """Token ids (P,) of a question in the chat template."""
+        import torch
+
+        from cd4lm.data.examples import encode_prompt
+
+        ids = torch.tensor(encode_prompt(self.tokenizer, question))
+        self.check_words(question)
+        return ids
+
+    def check_words(self, text: str) -> None:
+        """Raise ValueError naming words outside a closed vocabulary."""
+        tokenizer = self.tokenizer
+        if tokenizer.unk_token_id is not None:
+            unknown = [w for w in text.split() if tokenizer.convert_tokens_to_ids(w) == tokenizer.unk_token_id]
+            require(
+                not unknown,
+                f"this checkpoint does not know the words {', '.join(unknown)}; see src/cd4lm/data/tiny_task.py",
+            )
+
+    def answers(self, prompts: Sequence, on_step: Callable | None = None) -> list:
+        """A Generation for each prompt, in their order, decoded as one batch."""
+        from cd4lm.decoding import generate
+        from cd4lm.decoding.checks import check_prompt
+
+        for i, prompt in enumerate(prompts):
+            check_prompt(self.model_config, i, prompt, self.decoder.config)
+        how = {"batch_size": len(prompts), "on_step": on_step}
+        found = list(generate(self.model, self.tokenizer, prompts, self.decoder, **how))
+        return sorted(found, key=lambda g: g.index)
+
+
+def generate_and_print(arguments: argparse.Namespace, options: DecodingOptions) -> None:
+    """Answer every --prompt and print text and counts, as lines or as JSON."""
+    answerer = Answerer(arguments.model_path, options)
+    prompts = [answerer.encode(prompt) for prompt in arguments.prompt]
+    _ = answerer.model
+    start = time.perf_counter()
+    found = answerer.answers(prompts)
+    seconds = time.perf_counter() - start
+    for prompt, g in zip(arguments.prompt, found, strict=True):
+        counts = {"nfe": g.nfe, "tokens": len(g.tokens), "tokens_per_forward": round(len(g.tokens) / g.nfe, 2)}
+        if arguments.json:
+            print(json.dumps({"prompt": prompt, "answer": g.text, **counts, "commits": g.result.commits[0]}))
+        else:
+            rate = counts["tokens_per_forward"]
+            print(f"{g.text}\n[{counts['tokens']} tokens, {g.nfe} NFE, {rate} tokens per forward]")
+    if not arguments.json:
+        print(f"[{sum(len(g.tokens) for g in found) / seconds:.1f} tokens/s before EOS]")
+
+
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", nargs="+", required=True, help="one or more questions, decoded as one batch")
+    parser.add_argument("--json", action="store_true", help="one JSON object per prompt instead of text")
