@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from cd4lm.cli import Answerer, parser_of
 from cd4lm.config import exit_with_message, require
+from cd4lm.decoding.command_line import Answerer, parser_of
 from cd4lm.decoding.options import LIMITS, POLICIES, Decoder, DecodingOptions, check_policy_name
 from cd4lm.io import check_writable, write_json
 
