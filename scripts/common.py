@@ -20,7 +20,7 @@ from cd4lm.decoding.generation_settings import GenerationSettings
 from cd4lm.decoding.policies import Policy
 from cd4lm.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
 from cd4lm.model import DiffusionLM
-from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer
+from cd4lm.model.loading import load_config, load_for_inference, tokenizer_for_inference
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -93,7 +93,7 @@ class Generator:
     def __init__(self, arguments: argparse.Namespace):
         self.folder = arguments.model_path
         self.model_config = load_config(self.folder)
-        self.tokenizer = load_tokenizer(self.folder)
+        self.tokenizer = tokenizer_for_inference(self.folder)
         settings = GenerationSettings.load(self.folder)
         self.config = DecodeConfig(
             mask_id=self.model_config.mask_token_id,
