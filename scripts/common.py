@@ -20,7 +20,7 @@ from cd4lm.decoding.generation_settings import GenerationSettings
 from cd4lm.decoding.policies import Policy
 from cd4lm.decoding.policy_options import INTEGERS, POLICIES, PolicyOptions, choose_policy
 from cd4lm.model import DiffusionLM
-from cd4lm.model.loading import load_config, load_for_inference, tokenizer_for_inference
+from cd4lm.model.loading import load_config, load_network, tokenizer_for_inference
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,7 +115,7 @@ class Generator:
     @cached_property
     def model(self) -> DiffusionLM:
         """The weights, read when first needed."""
-        return load_for_inference(self.folder)[0]
+        return load_network(self.folder)
 
     def encode(self, question: str) -> torch.Tensor:
         """Token ids (P,) of a question in the chat template. Raises ValueError for words outside a closed vocabulary."""

@@ -148,7 +148,9 @@ def test_unsupported_options_are_refused_by_name(option, value):
 def test_other_models_are_refused_in_one_line(folder, tmp_path):
     for fields, message in [
         ({"model_type": "qwen2"}, "model_type 'qwen2' is not one of llada, Dream"),
-        ({"model_type": "magic", "auto_map": {"AutoConfig": "magic.Magic"}}, "config.json cannot be used"),
+        ({"model_type": "magic", "auto_map": {"AutoConfig": "magic.Magic"}}, "model_type 'magic' is not one of"),
+        ({"model_type": "Dream", "rope_scaling": {"factor": 2}}, "config.json cannot be used .*rope_scaling"),
+        ({"model_type": "Dream", "hidden_size": "wide"}, "config.json cannot be used"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(SHAPE | fields))
         (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "model.safetensors.index.json"
-# What a hub name is downloaded for: first what says how to use a checkpoint, then its weights.
+# The files of a hub checkpoint that are no weights.
 SETTINGS = ("*.json", "*.jinja", "*.txt")
-WEIGHTS = ("*.safetensors", "*.bin")
 
 
 class CheckpointError(ValueError):
@@ -48,7 +47,7 @@ def check_folder(folder: str | Path) -> None:
 
 
 def local_folder(folder: str | Path, *, weights: bool) -> Path:
-    """The folder of a checkpoint, checked; a hub name is downloaded, its weights only where they are asked for.
+    """The folder of a checkpoint, checked; a hub name is downloaded, its safetensors only where they are asked for.
 
     Raises CheckpointError as check_folder does, and for a hub name that cannot be downloaded.
     """
@@ -57,17 +56,14 @@ def local_folder(folder: str | Path, *, weights: bool) -> Path:
         return Path(folder)
     from huggingface_hub import snapshot_download  # only a hub name needs it
 
-    patterns = [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS]
+    patterns = [*SETTINGS, "*.safetensors"] if weights else [*SETTINGS]
     try:
-        found = Path(snapshot_download(str(folder), allow_patterns=patterns))
+        return Path(snapshot_download(str(folder), allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{folder} is no folder here and cannot be downloaded ({reason}): check the name and the network"
         ) from error
-    if weights:
-        check_folder(found)
-    return found
 
 
 def read_json(file: Path) -> dict:

@@ -83,10 +83,10 @@ def tokenizer_for_inference(folder: str | Path) -> Tokenizer:
         return load_tokenizer(folder)
 
 
-def load_for_inference(folder: str | Path, dtype: torch.dtype | None = None) -> tuple[DiffusionLM, Tokenizer]:
-    """Model in evaluation mode on the best device, in dtype or the one that suits it, and its tokenizer.
+def load_network(folder: str | Path, dtype: torch.dtype | None = None) -> DiffusionLM:
+    """A checkpoint's network on the best device, in dtype or the one that suits it, in evaluation mode.
 
-    The weights are read as they are, so transformers is needed for a checkpoint in PyTorch's old .bin files only.
+    The weights become the network's as they are read. A checkpoint in PyTorch's old .bin files needs transformers.
     Raises CheckpointError for a checkpoint that is incomplete, damaged or of another layout.
     """
     import torch
@@ -99,9 +99,14 @@ def load_for_inference(folder: str | Path, dtype: torch.dtype | None = None) -> 
     config = load_config(folder)
     files = weight_files(local_folder(folder, weights=True))
     if not files:
-        return load_model(folder, dtype=dtype).to(device).eval(), tokenizer_for_inference(folder)
+        return load_model(folder, dtype=dtype).to(device).eval()
     with torch.device("meta"):
-        model = {"llada": LLaDA, "Dream": Dream}[config.model_type](config)
-    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    model.load_state_dict(read_weights(files, shapes, dtype, device), assign=True)
-    return model.eval(), tokenizer_for_inference(folder)
+        network = {"llada": LLaDA, "Dream": Dream}[config.model_type](config)
+    shapes = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    network.load_state_dict(read_weights(files, shapes, dtype, device), assign=True)
+    return network.eval()
+
+
+def load_for_inference(folder: str | Path, dtype: torch.dtype | None = None) -> tuple[DiffusionLM, Tokenizer]:
+    """load_network's network and its tokenizer, without transformers wherever the checkpoint allows it."""
+    return load_network(folder, dtype), tokenizer_for_inference(folder)

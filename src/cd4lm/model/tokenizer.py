@@ -51,7 +51,7 @@ class Tokenizer(Protocol):
     ) -> str: ...
 
 
-class JsonTokenizer:
+class JsonTokenizer(Tokenizer):
     """The tokenizer of a checkpoint whose tokenizer_config.json adds only names and a chat template to tokenizer.json.
 
     Raises UnsupportedTokenizer for any other, CheckpointError for damaged files.
@@ -60,23 +60,13 @@ class JsonTokenizer:
     def __init__(self, folder: Path, *, name: str):
         config = read_config(folder)
         self.name_or_path = name
-        self.named = special_tokens(config)
         self.chat_template = read_template(folder, config)
         self._backend = read_backend(folder, config)
-
-    bos_token = property(lambda self: self.named.get("bos_token"))
-    eos_token = property(lambda self: self.named.get("eos_token"))
-    pad_token = property(lambda self: self.named.get("pad_token"))
-    mask_token = property(lambda self: self.named.get("mask_token"))
-    unk_token = property(lambda self: self.named.get("unk_token"))
-    bos_token_id = property(lambda self: self._id(self.bos_token))
-    eos_token_id = property(lambda self: self._id(self.eos_token))
-    pad_token_id = property(lambda self: self._id(self.pad_token))
-    mask_token_id = property(lambda self: self._id(self.mask_token))
-    unk_token_id = property(lambda self: self._id(self.unk_token))
-
-    def _id(self, token: str | None) -> int | None:
-        return None if token is None else self._backend.token_to_id(token)
+        self._named = special_tokens(config)
+        for kind in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token"):
+            token = self._named.get(kind)
+            setattr(self, kind, token)
+            setattr(self, f"{kind}_id", None if token is None else self._backend.token_to_id(token))
 
     def __len__(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)
@@ -139,7 +129,7 @@ class JsonTokenizer:
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
-                **self.named,
+                **self._named,
             )
         except TemplateError as error:
             raise ValueError(f"the chat template of {self.name_or_path} refuses this conversation: {error}") from error
