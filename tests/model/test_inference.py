@@ -64,7 +64,7 @@ def test_the_same_logits_as_transformers_model(saved):
         with torch.no_grad():
             wanted, found = model(ids, **arguments), network(ids, **arguments)
         for name, value in vars(found).items():
-            torch.testing.assert_close(value, wanted[name] if name in wanted else None, atol=0, rtol=0)
+            torch.testing.assert_close(value, getattr(wanted, name), atol=0, rtol=0)
 
 
 def test_the_reference_logits_of_the_published_model(reference):
@@ -98,7 +98,7 @@ def test_the_configuration_keeps_every_field(saved):
     """The plain configuration becomes transformers' again, and its config.json the same text."""
     model, folder = saved
     config = load_config(folder)
-    for name in "d_model n_kv_heads head_dim embedding_size rope_theta init_std pad_token_id attention".split():
+    for name in ("d_model", "n_kv_heads", "embedding_size", "rope_theta", "init_std", "pad_token_id", "attention"):
         assert getattr(config, name) == getattr(model.config, name)
     assert saved_config(config).to_json_string() == (folder / "config.json").read_text()
 

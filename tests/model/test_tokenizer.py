@@ -37,7 +37,7 @@ TEMPLATE = """{% set found = namespace(n=0) %}
     {% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}
     {% if m['role'] == 'system' %}{% continue %}{% endif %}
     {% set found.n = found.n + 1 %}
-{{ bos_token + m['role'] }}: {{ {'é': m['content']} | tojson }}{{ m['content'] }}
+{{ bos_token }}{{ {'é': m['role']} | tojson }} {{ m['content'] }}
 {% endfor %}
 {{ found.n }}{{ eos_token }}"""
 
@@ -120,7 +120,7 @@ def test_a_template_that_refuses_or_reaches_out(tmp_path):
         {"tokenizer_class": "Qwen2TokenizerFast"},
         {"extra_special_tokens": ["<|new|>"]},
         {"cls_token": "[CLS]"},
-        {"eos_token": {"content": "<|endoftext|>", "lstrip": True, "rstrip": True}},
+        {"eos_token": {"__type": "AddedToken", "content": "<|endoftext|>", "lstrip": True, "special": True}},
         {"split_special_tokens": True},
         {"clean_up_tokenization_spaces": True},
     ],

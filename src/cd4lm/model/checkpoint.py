@@ -47,13 +47,13 @@ def check_folder(folder: str | Path) -> None:
 
 
 def local_folder(folder: str | Path, *, weights: bool) -> Path:
-    """The folder of a checkpoint, checked; a hub name is downloaded, its safetensors only where they are asked for.
+    """The folder of a checkpoint; a hub name is downloaded, its safetensors only where they are asked for.
 
-    Raises CheckpointError as check_folder does, and for a hub name that cannot be downloaded.
+    Raises CheckpointError for a folder that does not exist and for a hub name that cannot be downloaded.
     """
-    check_folder(folder)
     if Path(folder).is_dir():
         return Path(folder)
+    check_folder(folder)
     from huggingface_hub import snapshot_download  # only a hub name needs it
 
     patterns = [*SETTINGS, "*.safetensors"] if weights else [*SETTINGS]

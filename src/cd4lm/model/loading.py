@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cd4lm.model.checkpoint import CheckpointError, local_folder, read_json, read_weights, weight_files
+from cd4lm.model.checkpoint import CheckpointError, check_folder, local_folder, read_json, read_weights, weight_files
 from cd4lm.model.configuration import DiffusionConfig, LLaDAFields
 from cd4lm.model.dream_configuration import DreamFields
 from cd4lm.model.tokenizer import JsonTokenizer, Tokenizer
@@ -34,6 +34,7 @@ def best_device() -> tuple[torch.device, torch.dtype]:
 
 def load_config(folder: str | Path) -> DiffusionConfig:
     """The configuration of a checkpoint, no code of its own run. Raises CheckpointError if it is no model of ours."""
+    check_folder(folder)
     file = local_folder(folder, weights=False) / "config.json"
     try:
         fields = read_json(file)
