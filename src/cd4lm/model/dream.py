@@ -1,7 +1,7 @@
 """Dream: a Qwen2 body made bidirectional, whose module names are the keys of the released checkpoints.
 
-The output at position i - 1 predicts token i, as in the autoregressive model it started from; `DreamFields.output_shift`
-says so, and DiffusionLM.forward is the one place that undoes it.
+The output at position i - 1 predicts token i, as in the autoregressive model it started from;
+`DreamFields.output_shift` says so, and DiffusionLM.forward is the one place that undoes it.
 """
 
 from torch import nn

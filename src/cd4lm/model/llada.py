@@ -222,8 +222,8 @@ class DiffusionLM(nn.Module):
         """Predict the token at every position.
 
         input_ids: (B, L). attention_mask: (B, L), 0 = padding on either side, which changes nothing elsewhere.
-        cache: where each layer leaves its keys and values and finds those of all columns, see src/cd4lm/decoding/caches.py;
-        input_ids then holds only the columns to recompute, positions (B, L) their places and attention_mask all columns.
+        cache: where each layer leaves its keys and values and finds those of all columns (cd4lm.decoding.caches);
+        input_ids then holds only the columns to recompute, positions (B, L) their places, attention_mask all columns.
         logits_at: apply the head there only; bool (B, L) gives logits (N, V) of the N true positions in order,
         integer (B, n) gives logits (B, n, V) of those positions of each row. Where outputs are shifted, the column
         before must be there too.

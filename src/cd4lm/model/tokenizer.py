@@ -1,4 +1,4 @@
-"""A tokenizer read from tokenizer.json, for decoding without transformers: the same ids and texts as AutoTokenizer's."""
+"""A tokenizer read from tokenizer.json, for decoding without transformers; ids and texts are AutoTokenizer's."""
 
 import json
 from collections.abc import Mapping, Sequence

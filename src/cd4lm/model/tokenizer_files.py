@@ -68,7 +68,7 @@ def special_tokens(config: dict) -> dict[str, str]:
 
 
 def read_template(folder: Path, config: dict) -> str | None:
-    """The chat template, from the file of its own if there is one. Raises UnsupportedTokenizer for a choice of several."""
+    """The chat template, from its own file if there is one. Raises UnsupportedTokenizer for a choice of several."""
     if (folder / TEMPLATE).is_file():
         return (folder / TEMPLATE).read_text(encoding="utf-8")
     template = config.get("chat_template")
