@@ -14,13 +14,12 @@ CPU the ratio of CPU seconds is printed too, which other work hardly changes. Wi
 are to `exact` at the same batch size. Scored answers (--data) are compared with the same: difference in accuracy with its
 paired bootstrap interval. With --dtype float32 bfloat16 the second is also compared with the first: the share of flipped
 tokens and answers, and the difference in accuracy.
-Writes NAME.json and NAME.png into --output_dir. With random weights the spread of the logits gives tokens of all
+Prints a table and writes NAME.json into --output_dir. With random weights the spread of the logits gives tokens of all
 confidences, and the EOS of each prompt is the token at which its answer has about --answer_length tokens.
 """
 
 import argparse
 import os
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -35,9 +34,8 @@ from benchmarking.decoding_grid import (
     plant_eos,
     points,
 )
-from benchmarking.decoding_plot import plot
 from benchmarking.decoding_record import flips, measure
-from benchmarking.machine import about, measure_ceiling
+from benchmarking.machine import about, markdown, matmul_ceiling
 from benchmarking.shapes import DIMENSIONS, DTYPES, SHAPES, add_dimension_options
 from tqdm import tqdm
 
@@ -73,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--answer_length", type=int, help="tokens before EOS, default half the canvas")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
-    parser.add_argument("--name", default="decoding", help="of the files written")
+    parser.add_argument("--name", default="decoding", help="of the file written")
     return parser
 
 
@@ -110,21 +108,20 @@ def run(arguments: argparse.Namespace, config, modes: list[Mode], grid: list[Poi
     for name in arguments.dtype or [next(name for name, dtype in DTYPES.items() if dtype == default)]:
         model = build_model(arguments, config, device, DTYPES[name])
         columns = max(point.columns for point in grid) * max(arguments.batch)
-        ceiling = measure_ceiling(model, DTYPES[name], {arguments.block_length, columns})
-        ceilings[name] = asdict(ceiling)
+        ceilings[name] = matmul_ceiling(model, {arguments.block_length, columns})
         with tqdm(
             total=len(grid) * len(modes) * arguments.repeats * arguments.prompts, desc=name, unit="answer"
         ) as bar:
             for point in grid:
                 if arguments.shape is not None:
                     point = plant_eos(model, point, policy, arguments.answer_length)
-                found = measure(model, point, modes, policy, arguments.repeats, ceiling, bar)
+                found = measure(model, point, modes, policy, arguments.repeats, ceilings[name], bar)
                 for each in found:
                     each.record["dtype"] = name
                 measured += found
     flips(measured)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
-    return about() | {"settings": settings, "ceiling": ceilings, "records": [m.record for m in measured]}
+    return about() | {"settings": settings, "matmul_ceiling": ceilings, "records": [m.record for m in measured]}
 
 
 def spread(values: list[float]) -> str:
@@ -147,7 +144,7 @@ def cells(r: dict) -> dict[str, str]:
     found |= {f"{name} s": f"{value:.2f}" for name, value in r["latency"].items()}
     if r["peak_memory"] is not None:
         found["peak GB"] = f"{r['peak_memory'] / 1e9:.2f}"
-    for name in ("share_matmul", "share_memory", "host_share", "accuracy", "flip_rate"):
+    for name in ("share_matmul", "host_share", "accuracy", "flip_rate"):
         if r.get(name) is not None:
             found[name.replace("_", " ")] = f"{r[name]:.1%}"
     if "agreement" in r:
@@ -157,24 +154,14 @@ def cells(r: dict) -> dict[str, str]:
     return found
 
 
-def table(records: list[dict]) -> str:
-    """A Markdown line per record."""
-    lines = [cells(r) for r in records]
-    head = list(dict.fromkeys(name for line in lines for name in line))
-    rows = [head, ["---"] * len(head), *([line.get(name, "") for name in head] for line in lines)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 def main():
     arguments = parser().parse_args()
     report = run(arguments, *check(arguments))
-    stem = arguments.output_dir / arguments.name
-    write_json(Path(f"{stem}.json"), report, indent=1)
-    plot(report, Path(f"{stem}.png"))
-    for name, best in report["ceiling"].items():
-        print(f"{name}: {best['matmul'] / 1e9:.0f} GFLOP/s matrix product, {best['bandwidth'] / 1e9:.1f} GB/s copy")
-    print(table(report["records"]))
-    print(f"wrote {stem}.json and {stem}.png")
+    file = arguments.output_dir / f"{arguments.name}.json"
+    write_json(file, report, indent=1)
+    for name, rate in report["matmul_ceiling"].items():
+        print(f"{name}: {rate / 1e9:.0f} GFLOP/s matrix product")
+    print(f"{markdown([cells(r) for r in report['records']])}\nwrote {file}")
 
 
 if __name__ == "__main__":

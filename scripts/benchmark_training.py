@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from benchmarking.machine import about
+from benchmarking.machine import about, markdown
 from benchmarking.shapes import DTYPES, SHAPES, add_dimension_options, config_of
 from benchmarking.training_steps import VARIANTS, Work, measure
 
@@ -87,24 +87,21 @@ def merge(rounds: list[dict]) -> dict:
     return merged | {"share_of_matmul_rate": merged["flops"] / merged["seconds"] / merged["matmul_rate"]}
 
 
-def table(variants: dict[str, dict]) -> str:
-    """The results as Markdown, with ratios to the first variant."""
-    head = (
-        "variant",
-        "loss peak, GB",
-        "step peak above weights, GB",
-        "weights, GB",
-        "s per step",
-        "CPU s",
-        "matmul rate",
-    )
-    lines = [head, ("---",) * len(head)]
-    base = next(iter(variants.values()))
-    for name, r in variants.items():
-        memory = [f"{r[key] / 1e9:.2f} ({r[key] / base[key]:.2f}x)" for key in ("loss_peak", "step_peak")]
-        times = [f"{r[key]:.2f} ({r[key] / base[key]:.2f}x)" for key in ("seconds", "cpu_seconds")]
-        lines.append((name, *memory, f"{r['weights'] / 1e9:.2f}", *times, f"{r['share_of_matmul_rate']:.0%}"))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def cells(variant: str, r: dict, base: dict) -> dict[str, str]:
+    """A line of the table, with ratios to the first variant."""
+
+    def against(key: str, scale: float = 1) -> str:
+        return f"{r[key] / scale:.2f} ({r[key] / base[key]:.2f}x)"
+
+    return {
+        "variant": variant,
+        "loss peak, GB": against("loss_peak", 1e9),
+        "step peak above weights, GB": against("step_peak", 1e9),
+        "weights, GB": f"{r['weights'] / 1e9:.2f}",
+        "s per step": against("seconds"),
+        "CPU s": against("cpu_seconds"),
+        "share of matmul rate": f"{r['share_of_matmul_rate']:.0%}",
+    }
 
 
 def run(asked: list[Work], rounds: int) -> dict:
@@ -131,7 +128,8 @@ def main():
     if arguments.output is not None:
         write_json(arguments.output, result)
     print("\n".join(f"{name}: {value:.3g}" for name, value in result.get("agreement", {}).items()))
-    print(table(result["variants"]))
+    base = next(iter(result["variants"].values()))
+    print(markdown([cells(variant, r, base) for variant, r in result["variants"].items()]))
 
 
 if __name__ == "__main__":

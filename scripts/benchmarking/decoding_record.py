@@ -7,7 +7,6 @@ import numpy as np
 
 from benchmarking.decoding_grid import Mode, Point
 from benchmarking.decoding_run import Pass, agreement, kernel_seconds, run_once, warm_up
-from benchmarking.machine import Ceiling
 from cd4lm.decoding import DecodeResult
 from evaluation.statistics import Estimate, mcnemar, mean_difference, mean_ratio
 
@@ -21,7 +20,7 @@ class Measured:
     right: np.ndarray | None
 
 
-def measure(model, point: Point, modes: list[Mode], policy, repeats: int, ceiling: Ceiling, bar) -> list[Measured]:
+def measure(model, point: Point, modes: list[Mode], policy, repeats: int, ceiling: float, bar) -> list[Measured]:
     """All modes on one grid point, interleaved within each repeat."""
     passes: dict[Mode, list[Pass]] = {mode: [] for mode in modes}
     for mode in modes:
@@ -33,7 +32,7 @@ def measure(model, point: Point, modes: list[Mode], policy, repeats: int, ceilin
             passes[mode].append(run_once(model, point, mode, policy, bar.update))
     measured = {}
     for mode in modes:
-        record = record_of(model, point, mode, passes, ceiling)
+        record = record_of(point, mode, passes, ceiling)
         busy = kernel_seconds(model, point, mode, policy)
         record["host_share"] = None if busy is None else max(0.0, 1 - busy / median(record["seconds"]))
         result = passes[mode][0].result
@@ -52,7 +51,7 @@ def reference_of(mode: Mode, modes: list[Mode]) -> Mode | None:
     return next((m for m in modes if m.cache == "plain"), exact if exact in modes else None)
 
 
-def record_of(model, point: Point, mode: Mode, passes: dict[Mode, list[Pass]], ceiling: Ceiling) -> dict:
+def record_of(point: Point, mode: Mode, passes: dict[Mode, list[Pass]], ceiling: float) -> dict:
     """Medians over the repeats of what one mode took, and its ratios to the reference within each repeat."""
     mine, result = passes[mode], passes[mode][0].result
     nfe, tokens, answers = result.nfe.sum().item(), result.lengths.sum().item(), len(point.prompts)
@@ -75,9 +74,7 @@ def record_of(model, point: Point, mode: Mode, passes: dict[Mode, list[Pass]], c
     }
     counted = passes.get(mode.eager, mine)[0].counted
     if counted is not None:
-        read = counted.forwards * sum(p.nbytes for p in model.parameters())
-        found |= {"forwards": counted.forwards, "share_matmul": counted.flops / seconds / ceiling.matmul}
-        found["share_memory"] = read / seconds / ceiling.bandwidth  # of the weights, read by every forward
+        found |= {"forwards": counted.forwards, "share_matmul": counted.flops / seconds / ceiling}
     reference = reference_of(mode, list(passes))
     return found if reference is None else found | ratios(passes[reference], mine)
 

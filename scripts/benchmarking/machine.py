@@ -6,7 +6,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,15 +16,6 @@ from cd4lm.training.throughput import forward_flops, matmul_rate, wait
 
 SECONDS = 0.3  # spent on one measurement of a ceiling, three calls at least
 MOST_OUTPUTS = 2**25  # elements of a product whose rate is measured
-COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """The most the machine was seen to do in one dtype: matrix products in FLOP/s, a copy in bytes/s, both ways."""
-
-    matmul: float
-    bandwidth: float
 
 
 def fastest(work: Callable[[], object], device: torch.device) -> float:
@@ -41,21 +31,18 @@ def fastest(work: Callable[[], object], device: torch.device) -> float:
 
 
 @torch.no_grad()
-def measure_ceiling(model: torch.nn.Module, dtype: torch.dtype, rows: Iterable[int]) -> Ceiling:
-    """Best rate of a square matrix product and of the model's own weights times each number of rows.
+def matmul_ceiling(model: torch.nn.Module, rows: Iterable[int]) -> float:
+    """FLOP/s of the fastest matrix product in the model's dtype: a square, or its own weights times one of `rows` rows.
 
     No one shape is the fastest everywhere: without hardware for bfloat16 a large square is slower than a flat product.
     """
-    device = next(model.parameters()).device
-    weights = {p.shape: p for p in model.parameters() if p.ndim == 2 and p.dtype == dtype}
-    rates = [matmul_rate(device, dtype)]
-    for weight in weights.values():
+    head = model.get_output_embeddings().weight
+    rates = [matmul_rate(head.device, head.dtype)]
+    for weight in {p.shape: p for p in model.parameters() if p.ndim == 2 and p.dtype == head.dtype}.values():
         for n in {min(n, max(1, MOST_OUTPUTS // len(weight))) for n in rows}:
-            x = torch.randn(n, weight.shape[1], device=device, dtype=dtype)
-            rates.append(2 * n * weight.numel() / fastest(lambda x=x, w=weight: F.linear(x, w), device))
-    source = torch.zeros(COPIED[device.type] // dtype.itemsize, device=device, dtype=dtype)
-    target = torch.empty_like(source)
-    return Ceiling(max(rates), 2 * source.nbytes / fastest(lambda: target.copy_(source), device))
+            x = torch.randn(n, weight.shape[1], device=head.device, dtype=head.dtype)
+            rates.append(2 * n * weight.numel() / fastest(lambda x=x, w=weight: F.linear(x, w), head.device))
+    return max(rates)
 
 
 def cached_flops(config, rows: int, columns: int, keys: int, read: int, last_rows_only: bool) -> float:
@@ -103,3 +90,10 @@ class PeakMemory:
 def about() -> dict:
     """What a reader needs to repeat a run and to judge it."""
     return {"command": " ".join(["python", *sys.argv]), "load_average": os.getloadavg()[0], **provenance()}
+
+
+def markdown(lines: list[dict[str, str]]) -> str:
+    """A table with a column for every key."""
+    head = list(dict.fromkeys(name for line in lines for name in line))
+    rows = [head, ["---"] * len(head), *([line.get(name, "") for name in head] for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

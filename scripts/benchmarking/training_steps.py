@@ -7,16 +7,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarking.machine import PeakMemory, measure_ceiling
+from benchmarking.machine import PeakMemory, matmul_ceiling
 from benchmarking.shapes import DTYPES, random_model, random_tokens
+from cd4lm.diffusion.losses import dscd_loss
 from cd4lm.diffusion.masking import nested_masks
 from cd4lm.diffusion.noise import row_keys
 from cd4lm.model import LLaDAConfig
 from cd4lm.model.loading import best_device
 from cd4lm.settings import LoRAConfig
 from cd4lm.training.chunked_loss import Rows, chunked_dscd_loss
-from cd4lm.training.consistency_loss import dscd_loss
-from cd4lm.training.setup import forward_both
 from cd4lm.training.throughput import forward_flops
 
 VARIANTS = ("published", "ours", "ours_checkpointing", "ours_lora")
@@ -61,40 +60,33 @@ class Batch:
         return chunked_dscd_loss(student, teacher, self.x0[self.scored], chunk=chunk, **RECIPE).total
 
 
-class Step:
-    """Both forwards, the loss and the gradients, which are left in the student's parameters."""
+def build(work: Work, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+    """Student and teacher; None where the teacher is the student without its adapters."""
+    make = partial(random_model, work.config, device=device, dtype=DTYPES[work.dtype])
+    student, teacher = make(seed=1), None
+    if work.variant == "ours_lora":
+        from cd4lm.training.lora import add_adapters  # peft, which the other variants do without
 
-    def __init__(self, work: Work):
-        self.work, (self.device, _) = work, best_device()
-        build = partial(random_model, work.config, device=self.device, dtype=DTYPES[work.dtype])
-        self.student, self.teacher, self.batch = build(seed=1), None, Batch(work, self.device)
-        if work.variant == "ours_lora":
-            from cd4lm.training.lora import add_adapters  # peft, which the other variants do without
+        student = add_adapters(student, LoRAConfig())
+    else:
+        teacher = make(seed=2).eval().requires_grad_(False)
+    if work.variant in ("ours_checkpointing", "ours_lora"):
+        student.gradient_checkpointing_enable({"use_reentrant": False})
+    return student.train(), teacher
 
-            self.student = add_adapters(self.student, LoRAConfig())
-        else:
-            self.teacher = build(seed=2).eval().requires_grad_(False)
-        if work.variant in ("ours_checkpointing", "ours_lora"):
-            self.student.gradient_checkpointing_enable({"use_reentrant": False})
-        self.student.train()
 
-    def loss(self) -> torch.Tensor:
-        batch, context = self.batch, {"attention_mask": self.batch.real}
-        if self.work.variant == "published":
-            student = self.student(input_ids=batch.x_s, **context).logits  # (B, L, V)
-            with torch.no_grad():
-                teacher = self.teacher(input_ids=batch.x_t, **context).logits
-            return batch.published(student, teacher)
-        student, teacher = (batch.x_s, batch.scored), (batch.x_t, batch.scored)
-        loss = partial(batch.chunked, chunk=self.work.chunk)
-        return forward_both(self.student, context, student, teacher, loss, frozen=self.teacher, adapted=self.student)
+def loss_of(work: Work, batch: Batch, student: torch.nn.Module, teacher: torch.nn.Module | None) -> torch.Tensor:
+    """Both forwards and the loss."""
+    context = {"attention_mask": batch.real}
+    if work.variant == "published":
+        logits = student(input_ids=batch.x_s, **context).logits  # (B, L, V)
+        with torch.no_grad():
+            logits_t = teacher(input_ids=batch.x_t, **context).logits
+        return batch.published(logits, logits_t)
+    from cd4lm.training.setup import forward_both  # the trainer's own, and its imports, in the measuring process only
 
-    def run(self) -> float:
-        """The loss, whose reading waits for the device."""
-        self.student.zero_grad(set_to_none=True)
-        loss = self.loss()
-        loss.backward()
-        return loss.item()
+    x_s, x_t, loss = (batch.x_s, batch.scored), (batch.x_t, batch.scored), partial(batch.chunked, chunk=work.chunk)
+    return forward_both(student, context, x_s, x_t, loss, frozen=teacher, adapted=student)
 
 
 def loss_peak(work: Work) -> int:
@@ -118,55 +110,53 @@ def loss_peak(work: Work) -> int:
 
 def measure(work: Work) -> dict:
     """Time and memory of one variant in this process."""
-    record = {"loss_peak": loss_peak(work)}
-    step = Step(work)
+    record, device = {"loss_peak": loss_peak(work)}, best_device()[0]
+    (student, teacher), batch = build(work, device), Batch(work, device)
     wall, busy = [], []
 
-    def run() -> float:
+    def step() -> float:
         start, cpu = time.perf_counter(), time.process_time()
-        loss = step.run()
+        student.zero_grad(set_to_none=True)
+        loss = loss_of(work, batch, student, teacher)
+        loss.backward()
+        value = loss.item()  # waits for the device
         wall.append(time.perf_counter() - start)
         busy.append(time.process_time() - cpu)
-        return loss
+        return value
 
-    with PeakMemory(step.device) as memory:
-        loss = run()
-    if step.device.type == "cuda":  # the first step also loads kernels there
-        wall.clear(), busy.clear(), run()
+    with PeakMemory(device) as memory:
+        loss = step()
+    if device.type == "cuda":  # the first step also loads kernels there
+        wall.clear(), busy.clear(), step()
     for _ in range(work.steps - 1):
-        run()
+        step()
     if work.gradients is not None and work.variant == "published":
-        torch.save((loss, {name: p.grad for name, p in step.student.named_parameters()}), work.gradients)
+        torch.save((loss, {name: p.grad for name, p in student.named_parameters()}), work.gradients)
     elif work.gradients is not None and work.variant == "ours":
-        record["agreement"] = agreement(step, loss, *torch.load(work.gradients, map_location="cpu"))
-    models = [model for model in (step.student, step.teacher) if model is not None]
-    scored = int(step.batch.scored.sum())
+        record["agreement"] = agreement(student, loss, *torch.load(work.gradients, map_location="cpu"))
+    scored = int(batch.scored.sum())
     # Both forwards and, at the cost of one forward each, the gradients of activations and of weights that are trained.
     passes = 3 if work.variant == "ours_lora" else 4
     return record | {
-        "weights": sum(p.nbytes for model in models for p in model.parameters()),
+        "weights": sum(p.nbytes for model in (student, teacher) if model is not None for p in model.parameters()),
         "step_peak": memory.peak - memory.before,
         "total_peak": memory.peak,
         "seconds": wall,
         "cpu_seconds": busy,
         "scored_positions": scored,
         "flops": passes * forward_flops(work.config, work.batch, work.length, scored),
-        "matmul_rate": measure_ceiling(step.student, DTYPES[work.dtype], {work.batch * work.length}).matmul,
+        "matmul_rate": matmul_ceiling(student, {work.batch * work.length}),
     }
 
 
-def agreement(step: Step, loss: float, published: float, wanted: dict[str, torch.Tensor]) -> dict:
-    """How the loss and the gradients that `step` holds differ from those of `published`, same weights and batch."""
-    largest = largest_off = total = total_off = 0.0
-    for name, parameter in step.student.named_parameters():
-        want = wanted[name].float()
-        off = parameter.grad.float().cpu() - want
-        largest, largest_off = max(largest, want.abs().max().item()), max(largest_off, off.abs().max().item())
-        total, total_off = total + want.double().square().sum().item(), total_off + off.double().square().sum().item()
+def agreement(student: torch.nn.Module, loss: float, published: float, gradients: dict[str, torch.Tensor]) -> dict:
+    """How loss and gradients of the student differ from those of `published`, same weights and batch."""
+    wanted = torch.cat([gradient.float().flatten() for gradient in gradients.values()])
+    off = torch.cat([p.grad.float().cpu().flatten() for p in student.parameters()]).sub_(wanted)
     return {
         "loss_published": published,
         "loss_ours": loss,
-        "gradient_largest_difference": largest_off,
-        "gradient_largest_value": largest,
-        "gradient_relative_difference": (total_off / total) ** 0.5,
+        "gradient_largest_difference": off.abs().max().item(),
+        "gradient_largest_value": wanted.abs().max().item(),
+        "gradient_relative_difference": (off.double().norm() / wanted.double().norm()).item(),
     }
