@@ -23,17 +23,7 @@ import os
 from pathlib import Path
 from statistics import median
 
-from benchmarking.decoding_grid import (
-    APPROXIMATE,
-    MODES,
-    Mode,
-    Point,
-    build_model,
-    model_config,
-    modes_of,
-    plant_eos,
-    points,
-)
+from benchmarking import decoding_grid as grids
 from benchmarking.decoding_record import flips, measure
 from benchmarking.machine import about, markdown, matmul_ceiling
 from benchmarking.shapes import DIMENSIONS, DTYPES, SHAPES, add_dimension_options
@@ -49,7 +39,7 @@ from cd4lm.model.loading import best_device
 OF_RANDOM_MODELS = (*DIMENSIONS, "attention", "prompt_length", "answer_length")
 
 
-def parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
@@ -57,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="JSONL with `question` and `answer`, the embedded task's")
     add_dimension_options(parser)
     default = ["plain", "exact", "exact+compile", "prefix", "dual"]
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=default)
+    parser.add_argument("--modes", nargs="+", choices=grids.MODES, default=default)
     parser.add_argument("--attention", choices=ATTENTIONS, default="bidirectional", help="of random weights")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="rows at a time; the plain loop has 1")
     parser.add_argument("--prompts", type=int, default=8, help="prompts decoded by every mode")
@@ -85,14 +75,14 @@ def check(arguments: argparse.Namespace) -> tuple:
         require(arguments.data is not None, "--model_path needs --data: JSONL of questions")
         require(arguments.data.is_file(), f"--data {arguments.data} does not exist")
         for name in OF_RANDOM_MODELS:
-            unused = vars(arguments)[name] == parser().get_default(name)
+            unused = vars(arguments)[name] == command_line().get_default(name)
             require(unused, f"--{name} is for random weights: leave it out with --model_path")
     require(arguments.shape is None or arguments.data is None, "--data needs --model_path, for its tokenizer")
-    cached = any(mode.startswith(APPROXIMATE) for mode in arguments.modes)
+    cached = any(mode.startswith(grids.APPROXIMATE) for mode in arguments.modes)
     require(cached or arguments.refresh_interval == [0], "--refresh_interval needs prefix or dual among --modes")
     policy = ConfidenceAdaptive(threshold=arguments.threshold)
-    config, modes = model_config(arguments), modes_of(arguments)
-    grid = points(arguments, config)
+    config, modes = grids.model_config(arguments), grids.modes_of(arguments)
+    grid = grids.points(arguments, config)
     for point in grid:
         for mode in modes:
             check_settings(config, policy, mode.config(point.config))
@@ -101,20 +91,19 @@ def check(arguments: argparse.Namespace) -> tuple:
     return config, modes, grid
 
 
-def run(arguments: argparse.Namespace, config, modes: list[Mode], grid: list[Point]) -> dict:
+def run(arguments: argparse.Namespace, config, modes: list[grids.Mode], grid: list[grids.Point]) -> dict:
     device, default = best_device()
     policy = ConfidenceAdaptive(threshold=arguments.threshold)
     measured, ceilings = [], {}
     for name in arguments.dtype or [next(name for name, dtype in DTYPES.items() if dtype == default)]:
-        model = build_model(arguments, config, device, DTYPES[name])
+        model = grids.build_model(arguments, config, device, DTYPES[name])
         columns = max(point.columns for point in grid) * max(arguments.batch)
         ceilings[name] = matmul_ceiling(model, {arguments.block_length, columns})
-        with tqdm(
-            total=len(grid) * len(modes) * arguments.repeats * arguments.prompts, desc=name, unit="answer"
-        ) as bar:
+        answers = len(grid) * len(modes) * arguments.repeats * arguments.prompts
+        with tqdm(total=answers, desc=name, unit="answer") as bar:
             for point in grid:
                 if arguments.shape is not None:
-                    point = plant_eos(model, point, policy, arguments.answer_length)
+                    point = grids.plant_eos(model, point, policy, arguments.answer_length)
                 found = measure(model, point, modes, policy, arguments.repeats, ceilings[name], bar)
                 for each in found:
                     each.record["dtype"] = name
@@ -155,7 +144,7 @@ def cells(r: dict) -> dict[str, str]:
 
 
 def main():
-    arguments = parser().parse_args()
+    arguments = command_line().parse_args()
     report = run(arguments, *check(arguments))
     file = arguments.output_dir / f"{arguments.name}.json"
     write_json(file, report, indent=1)

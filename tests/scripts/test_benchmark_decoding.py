@@ -68,7 +68,7 @@ def test_peak_memory_holds_what_was_freed_before_the_end():
 
 def test_one_shape_is_one_model_in_both_benchmarks():
     for shape, millions in (("tiny", 1.2), ("100m", 157), ("1b", 1390), ("8b", 8016)):
-        arguments = benchmark_decoding.parser().parse_args(["--shape", shape])
+        arguments = benchmark_decoding.command_line().parse_args(["--shape", shape])
         config = shapes.config_of(arguments)
         with torch.device("meta"):
             model = LLaDAModelLM(config)
@@ -161,7 +161,7 @@ def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
 def test_wrong_options_are_refused_before_a_model_is_made(tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
         benchmark_decoding.check(
-            benchmark_decoding.parser().parse_args([*words.split(), "--output_dir", f"{tmp_path}/out"])
+            benchmark_decoding.command_line().parse_args([*words.split(), "--output_dir", f"{tmp_path}/out"])
         )
     assert not (tmp_path / "out").exists()
 
@@ -177,6 +177,6 @@ def test_rows_without_text_are_named(refused, tmp_path, row, column):
 
 def test_help_names_the_commands(capsys):
     with pytest.raises(SystemExit):
-        benchmark_decoding.parser().parse_args(["--help"])
+        benchmark_decoding.command_line().parse_args(["--help"])
     assert "python scripts/benchmark_decoding.py --shape 8b" in capsys.readouterr().out
     assert (ROOT / "scripts/benchmark_decoding.py").is_file()
