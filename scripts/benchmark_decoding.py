@@ -19,13 +19,12 @@ confidences, and the EOS of each prompt is the token at which its answer has abo
 """
 
 import argparse
-import os
 from pathlib import Path
 from statistics import median
 
 from benchmarking import decoding_grid as grids
 from benchmarking.decoding_record import flips, measure
-from benchmarking.machine import about, markdown, matmul_ceiling
+from benchmarking.machine import about, markdown, matmul_ceiling, require_writable
 from benchmarking.shapes import DIMENSIONS, DTYPES, SHAPES, add_dimension_options
 from tqdm import tqdm
 
@@ -86,8 +85,7 @@ def check(arguments: argparse.Namespace) -> tuple:
     for point in grid:
         for mode in modes:
             check_settings(config, policy, mode.config(point.config))
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    require(os.access(arguments.output_dir, os.W_OK), f"--output_dir {arguments.output_dir} cannot be written to")
+    require_writable(arguments.output_dir)
     return config, modes, grid
 
 

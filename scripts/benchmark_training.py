@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from benchmarking.machine import about, markdown
+from benchmarking.machine import about, markdown, require_writable
 from benchmarking.shapes import DTYPES, SHAPES, add_dimension_options, config_of
 from benchmarking.training_steps import VARIANTS, Work, measure
 
@@ -57,11 +57,11 @@ def works(arguments: argparse.Namespace) -> list[Work]:
         value = vars(arguments)[name]
         require(value >= least, f"--{name}={value} must be at least {least}")
     require(torch.cuda.is_available() or sys.platform == "linux", "peak memory is measured on a GPU or on Linux only")
-    config = config_of(arguments)
-    require(
-        arguments.length <= config.max_sequence_length,
-        f"--length={arguments.length} is above the {config.max_sequence_length} tokens of the model",
-    )
+    config, length = config_of(arguments), arguments.length
+    fits = length <= config.max_sequence_length
+    require(fits, f"--length={length} is above the {config.max_sequence_length} tokens of the model")
+    if arguments.output is not None:
+        require_writable(arguments.output.parent)
     same = {name: vars(arguments)[name] for name in ("dtype", "batch", "length", "chunk", "steps")}
     return [Work(variant, config, gradients=None, **same) for variant in VARIANTS if variant in asked]
 
@@ -71,10 +71,9 @@ def alone(work: Work) -> dict:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(measure, work).result()
-        except BrokenProcessPool:
-            raise ValueError(
-                f"the process that measured {work.variant} was killed: lower --batch or --length"
-            ) from None
+        except (BrokenProcessPool, torch.OutOfMemoryError):
+            message = f"{work.variant} was killed or ran out of memory: lower --batch or --length, or leave it out"
+            raise ValueError(message) from None
 
 
 def merge(rounds: list[dict]) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from cd4lm.config import require
 from cd4lm.io import provenance
 from cd4lm.training.throughput import forward_flops, matmul_rate, wait
 
@@ -85,6 +86,12 @@ class PeakMemory:
             return of_cuda()
         lines = Path("/proc/self/status").read_text().splitlines() if self.linux else []
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(of_process)), None)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder for results, or raise before the work is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    require(os.access(folder, os.W_OK), f"{folder} cannot be written to: choose another folder")
 
 
 def about() -> dict:

@@ -1,6 +1,8 @@
 """The training benchmark as a user runs it: every variant computes the same loss and gradients."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -24,6 +26,17 @@ def test_variants_agree(tmp_path):
     assert adapted["flops"] == pytest.approx(0.75 * full["flops"])  # no gradient of the frozen weights
     assert adapted["weights"] < full["weights"]  # one model instead of two
     assert found["command"].endswith(" ".join(words)) and found["commit"]
+
+
+def killed(work):
+    """As the kernel ends a process without memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_variant_is_named(refused, monkeypatch):
+    monkeypatch.setattr(benchmark_training, "measure", killed)
+    words = ("--shape", "tiny", "--variants", "ours", "--rounds", 1)
+    refused(benchmark_training.main, "ours was killed or ran out of memory: lower --batch", *words)
 
 
 @pytest.mark.parametrize(
