@@ -170,7 +170,10 @@ def driver_command(driver: str, limits: Limits, **options) -> list[str]:
 
 
 def plain_command(limits: Limits, folder: Path) -> list[str]:
-    """Command without bubblewrap; `folder` is the program's own."""
+    """Command without bubblewrap; `folder` is the program's own.
+
+    The limit of processes counts all those of the user, so that a program of a plain user has no threads; root has no limit.
+    """
     (folder / "packages").mkdir()
     for package in packages():
         (folder / "packages" / package.name).symlink_to(package)
