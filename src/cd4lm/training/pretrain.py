@@ -5,15 +5,16 @@
 Run the same command again to resume from the last checkpoint.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from cd4lm.config import command_line, dump, exit_with_message, load, require
+from cd4lm.config import STRICT, Count, Positive, Share, command_line, dump, exit_with_message, load, require
 from cd4lm.data.examples import AnswerCollator, encode_answer, encode_prompt
 from cd4lm.data.tiny_task import make_row
 from cd4lm.data.tiny_tokenizer import build_tokenizer
@@ -28,44 +29,44 @@ from cd4lm.training.resume import check_output, check_resume, last_checkpoint, r
 from cd4lm.training.trainer import RunTrainer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ShapeConfig:
     """Size of the model."""
 
-    d_model: int
-    n_heads: int
-    n_layers: int
-    mlp_hidden_size: int
-    max_sequence_length: int = 256
+    d_model: Count
+    n_heads: Count
+    n_layers: Count
+    mlp_hidden_size: Count
+    max_sequence_length: Count = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
-    task: the embedded task's problems, of 2 to 4 steps or of 6 to 8. init_from: checkpoint whose weights to start from, null for random ones. seed: of weights, problems and masks.
-    block_length: what the checkpoint's generation settings recommend for decoding.
+    task: the embedded task's problems, of 2 to 4 steps or of 6 to 8. init_from: checkpoint whose weights to start from,
+    null for random ones. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
+    recommend for decoding.
     """
 
     output_dir: str
     shape: ShapeConfig
     format: FormatConfig
-    steps: int
+    steps: Count
     task: Literal["tiny", "tiny_long"] = "tiny"
     init_from: str | None = None
-    batch_size: int = 64
-    muon_lr: float = 0.02
-    adamw_lr: float = 0.003
-    warmup_steps: int = 100
-    block_share: float = 0.6
-    block_lengths: tuple[int, ...] = (10, 20, 40)
-    block_length: int = 20
-    save_every: int = 500
+    batch_size: Count = 64
+    muon_lr: Positive = 0.02
+    adamw_lr: Positive = 0.003
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    block_share: Share = 0.6
+    block_lengths: tuple[Count, ...] = (10, 20, 40)
+    block_length: Count = 20
+    save_every: Count = 500
     seed: int = 0
     compile: bool = False
 
     def __post_init__(self):
-        require(0 <= self.block_share <= 1, f"block_share={self.block_share} must lie in [0, 1]")
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
 
 
