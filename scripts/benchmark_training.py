@@ -29,7 +29,7 @@ from benchmarking.training_shapes import Shape, add_shape_options, shape_of, ste
 from benchmarking.training_steps import VARIANTS, LossAlone, Step, peak_memory
 
 from cd4lm.config import exit_with_message, require
-from cd4lm.training.throughput import matmul_rate
+from cd4lm.training.run_log import matmul_rate
 
 
 def parse() -> argparse.Namespace:

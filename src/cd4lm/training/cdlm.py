@@ -14,7 +14,7 @@ from cd4lm.diffusion.noise import row_keys
 from cd4lm.diffusion.trajectory import TrajectoryPair, trajectory_pair
 from cd4lm.settings import CDLMConfig
 from cd4lm.training.chunked_loss import Rows, weighted_rows
-from cd4lm.training.student_trainer import StudentTrainer
+from cd4lm.training.trainer import StudentTrainer
 
 PARTS = ("distillation", "consistency", "denoising")
 
@@ -22,7 +22,7 @@ PARTS = ("distillation", "consistency", "denoising")
 class CDLMTrainer(StudentTrainer):
     """StudentTrainer with CDLM's losses; batches are those of TrajectoryCollator.
 
-    States and masks depend on (seed, optimiser step, example id) alone; every loss is a mean over the rows of a step.
+    States and masks depend on (seed, optimizer step, example id) alone; every loss is a mean over the rows of a step.
     teacher_head: weight (V, d) that turns stored hidden states into logits; None where it is the student's own, frozen.
     block_length, grid: of the recorded paths.
     """

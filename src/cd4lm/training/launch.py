@@ -27,8 +27,8 @@ SECONDS_TO_SAVE = "3600"  # torchrun kills its processes 30 seconds after a SIGT
 
 
 def check_devices(train: TrainConfig, processes: int, gpus: int, cores: int) -> None:
-    """Stop before anything starts if this machine cannot run its share of the processes."""
-    file = None if train.launch is None else LaunchFile.read(train.launch)
+    """Raise ValueError before anything starts if this machine cannot run its share of the processes."""
+    file = LaunchFile.of(train)
     source = "NUM_PROCESSES" if "NUM_PROCESSES" in os.environ or file is None else train.launch
     machines = 1 if file is None else file.machines
     require(processes % machines == 0, f"{source} asks for {processes} processes on {machines} machines: uneven")
@@ -46,7 +46,7 @@ def check_devices(train: TrainConfig, processes: int, gpus: int, cores: int) -> 
 
 
 def accelerate_words(file: LaunchFile, processes: int, environment: Mapping[str, str]) -> list[str]:
-    """accelerate's launcher with a launch file; which of several machines this is comes from the environment."""
+    """accelerate's launcher with a launch file; the environment says which of several machines this is."""
     words = [*GROUP, "accelerate.commands.launch", "--config_file", file.path, "--num_processes", str(processes)]
     if file.machines > 1:
         missing = [name for name in ("MACHINE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
@@ -57,7 +57,7 @@ def accelerate_words(file: LaunchFile, processes: int, environment: Mapping[str,
 
 
 def deepspeed_environment(settings: dict) -> dict[str, str]:
-    """What accelerate's launcher would set; on a CPU it starts one process only, so torchrun is called instead."""
+    """What accelerate's launcher sets, for torchrun: on a CPU accelerate's starts one process whatever it is asked."""
     return {
         "ACCELERATE_USE_DEEPSPEED": "true",
         "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(settings["zero_stage"]),
@@ -67,17 +67,17 @@ def deepspeed_environment(settings: dict) -> dict[str, str]:
 
 
 def training_command(config: ExperimentConfig, settings: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The command that trains, and what it needs in the environment. Raises ValueError for processes it cannot have."""
+    """The command that trains, and what it needs in the environment. Raises ValueError where check_devices does."""
     train, gpus, cores = config.train, torch.cuda.device_count(), os.cpu_count() or 1
     processes = processes_asked(train)
     check_devices(train, processes, gpus, cores)
-    file = None if train.launch is None else LaunchFile.read(train.launch)
+    file = LaunchFile.of(train)
     environment = {"NUM_PROCESSES": str(processes)}
     environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
     if file is not None and not file.cpu:
         return [sys.executable, *accelerate_words(file, processes, os.environ), *TRAIN, *settings], environment
     if processes == 1:
-        # With several in sight the Trainer would split each batch over them in threads.
+        # One process that sees several GPUs would split each batch over them (DataParallel).
         one = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]} if gpus > 1 else {}
         return [sys.executable, *TRAIN, *settings], environment | one
     if file is not None and file.deepspeed is not None:

@@ -40,10 +40,7 @@ def check_targets(config: DiffusionConfig, patterns: tuple[str, ...]) -> None:
 def add_adapters(model: DiffusionLM, config: LoRAConfig) -> PeftModel:
     """The model with adapters, float32 whatever its own dtype, as the only weights that train; they start as zero."""
     names = target_names(model, config.targets)
-    adapters = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names, bias="none"
-    )
-    return get_peft_model(model, adapters)
+    return get_peft_model(model, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names, bias="none"))
 
 
 @torch.no_grad()
