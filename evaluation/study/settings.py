@@ -22,9 +22,9 @@ class Contrast:
     """One planned comparison: cell family a against b, the claim in words, and the measure that decides it.
 
     measure: nfe, forward passes of CAD at the teacher's accuracy; accuracy_at_nfe, accuracy of CAD at `budget` forward
-    passes, thresholds mixed as it takes; accuracy, with CAD at the headline threshold; error_at_threshold, nll (nats per token of the data's answers)
-    and wordings (entropy in bits): see calibration.py and forgetting.py. main: corrected for multiplicity together with
-    the other main ones; the rest is exploratory.
+    passes, thresholds mixed as it takes; accuracy, with CAD at the headline threshold; error_at_threshold, nll (nats
+    per token of the data's answers) and wordings (entropy in bits): see calibration.py and forgetting.py.
+    main: corrected for multiplicity together with the other main ones; the rest is exploratory.
     """
 
     a: str

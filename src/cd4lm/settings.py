@@ -59,11 +59,12 @@ class DataConfig:
 class DSCDConfig:
     """The DSCD objective (CD4LM).
 
-    temperature, initial_lambda, final_lambda, warmup_ratio: of the loss and its curriculum; equal lambdas are a constant.
-    clamp: upper bound of each part, 5.0 as published or null. masks: nested or independent, or the states of block-wise
-    decoding. kl_positions: take the KL on all student-masked positions (published), on those masked for the teacher too,
-    or on those the teacher sees. student_ratio, teacher_share, teacher_ratio, short_guards: see nested_masks; block masks
-    use teacher_share and block_length alone, see block_nested_masks. loss_chunk: positions whose logits exist at a time.
+    temperature, initial_lambda, final_lambda, warmup_ratio: of the loss and its curriculum; two equal lambdas keep
+    lambda constant. clamp: upper bound of each part, 5.0 as published or null. masks: nested or independent, or the
+    states of block-wise decoding. kl_positions: take the KL on all student-masked positions (published), on those
+    masked for the teacher too, or on those the teacher sees. student_ratio, teacher_share, teacher_ratio,
+    short_guards: see nested_masks; block masks use teacher_share and block_length alone, see block_nested_masks.
+    loss_chunk: positions whose logits exist at a time.
     """
 
     temperature: Positive = 2.0
@@ -102,10 +103,10 @@ class TrajectoriesConfig:
     """How the teacher's paths from an all-mask answer are recorded: one token per step, block by block (CDLM).
 
     dir: where; temperatures: each question is answered once at each of them, 0 is greedy; rows: questions of the train
-    split, null = all; the canvas is format.answer_length, grid where its blocks start (see block_causal). metric: module
-    with score(row, text), to keep right answers only; null keeps all. dtype: of the stored hidden states. shard_rows:
-    trajectories per file, the unit of resuming. skip_broken_shards: train on the rest where a file is damaged, instead
-    of stopping.
+    split, null = all; the canvas is format.answer_length, grid where its blocks start (see block_causal).
+    metric: module with score(row, text), to keep right answers only; null keeps all. dtype: of the stored hidden
+    states. shard_rows: trajectories per file, the unit of resuming. skip_broken_shards: train on the rest where a file
+    is damaged, instead of stopping.
     """
 
     dir: str
@@ -149,9 +150,9 @@ class TrainConfig:
     global_batch: rows of one optimizer step over all processes; null = batch_size x accumulation x the processes of
         the launch file. It never changes with NUM_PROCESSES: processes share the rows, in micro-batches of at most
         batch_size. shard_teacher: spread the frozen teacher over the processes.
-    clip: largest norm of the gradient, .inf never clips. teacher_dtype: of a separate teacher's weights; auto is bfloat16
-    under bf16, else float32. compile: torch.compile on the blocks. group_by_length: micro-batches of rows of similar
-    length. optimizer: adamw_8bit needs bitsandbytes.
+    clip: largest norm of the gradient, .inf never clips. teacher_dtype: of a separate teacher's weights; auto is
+    bfloat16 under bf16, else float32. compile: torch.compile on the blocks. group_by_length: micro-batches of rows of
+    similar length. optimizer: adamw_8bit needs bitsandbytes.
     """
 
     epochs: Positive = 10

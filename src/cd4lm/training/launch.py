@@ -23,7 +23,7 @@ from cd4lm.training.processes import LaunchFile, processes_asked, processes_of_e
 TRAIN = ["-m", "cd4lm.training.train"]
 GROUP = ["-m", "cd4lm.training.worker_group"]
 MOST_COLLECTORS = 4  # each holds the teacher
-SECONDS_TO_SAVE = "3600"  # torchrun kills its processes 30 seconds after a SIGTERM, which is less than 8B take to save
+SECONDS_TO_SAVE = "3600"  # torchrun kills its processes 30 s after a SIGTERM; saving an 8B model takes longer
 
 
 def check_devices(train: TrainConfig, processes: int, gpus: int, cores: int) -> None:

@@ -1,4 +1,4 @@
-"""Which examples an optimizer step sees, as a function of (seed, step) alone."""
+"""The examples of each optimizer step, as a function of (seed, step) alone."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,8 @@ from torch.utils.data import Sampler
 
 from cd4lm.diffusion.noise import row_keys, uniform
 
-POOL = 50  # optimizer steps whose rows are sorted by length together: more is less padding and less random
+# Optimizer steps whose rows are sorted by length together: more steps mean less padding and a less random order.
+POOL = 50
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
@@ -19,8 +20,8 @@ class RunOrder(Sampler):
     """The `total` example numbers of a whole run: pass after pass over the data, each in an order of its own.
 
     Every optimizer step takes the next rows, however they are divided over micro-batches and processes; a pass that
-    ends inside a step goes on in the next one. A Trainer that shuffles by itself ends each pass with a short step on
-    one process and fills it up with repeated rows on several, so their runs differ.
+    ends inside a step goes on in the next one. transformers' own sampler ends each pass with a short step on one
+    process and with repeated rows on several, so that a run would depend on the number of processes.
     """
 
     def __init__(self, size: int, total: int, seed: int):

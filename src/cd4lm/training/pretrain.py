@@ -5,6 +5,7 @@
 Run the same command again to resume from the last checkpoint.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +26,7 @@ from cd4lm.diffusion.noise import row_keys, uniform
 from cd4lm.model import LLaDAConfig, LLaDAModelLM
 from cd4lm.settings import FormatConfig
 from cd4lm.training.optimizer import MuonAdamW
-from cd4lm.training.resume import check_output, check_resume, last_checkpoint, run_bytes
+from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 from cd4lm.training.trainer import RunTrainer
 
 
@@ -123,41 +124,33 @@ class PretrainTrainer(RunTrainer):
         return masked_diffusion_loss(logits, x0, scored)
 
 
-def pretrain(config: PretrainConfig) -> None:
-    """Train, resuming if a checkpoint is there, and save the teacher in the released layout in bf16."""
-    output = Path(config.output_dir)
-    last = last_checkpoint(output / "checkpoints")
-    if last:
-        check_resume(config, output, free=("output_dir", "block_length"))
-    tokenizer = build_tokenizer()
+def build_model(config: PretrainConfig, tokenizer) -> LLaDAModelLM:
+    """The model to train in float32: random weights of the shape asked for, or those of init_from."""
+    torch.manual_seed(config.seed)
+    if config.init_from is not None:
+        return LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
     model_config = LLaDAConfig(
-        d_model=config.shape.d_model,
-        n_heads=config.shape.n_heads,
-        n_layers=config.shape.n_layers,
-        mlp_hidden_size=config.shape.mlp_hidden_size,
-        max_sequence_length=config.shape.max_sequence_length,
+        **asdict(config.shape),
         vocab_size=len(tokenizer),
         mask_token_id=tokenizer.mask_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
-    torch.manual_seed(config.seed)
-    model = (
-        LLaDAModelLM(model_config)
-        if config.init_from is None
-        else LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
-    )
-    optimizer = MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr)
+    return LLaDAModelLM(model_config)
+
+
+def build_trainer(config: PretrainConfig, tokenizer, output: Path) -> PretrainTrainer:
+    """Model, fresh problems and Muon, ready to train."""
+    model = build_model(config, tokenizer)
     arguments = TrainingArguments(
-        output_dir=f"{config.output_dir}/checkpoints",
+        output_dir=str(output / "checkpoints"),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
         lr_scheduler_type="linear",
         warmup_steps=config.warmup_steps,
         logging_steps=50,
         save_steps=config.save_every,
-        save_total_limit=2,
+        save_total_limit=KEPT_CHECKPOINTS,
         remove_unused_columns=False,
         report_to=[],
         logging_nan_inf_filter=False,
@@ -165,21 +158,32 @@ def pretrain(config: PretrainConfig) -> None:
         torch_compile=config.compile,
         use_cpu=not torch.cuda.is_available(),
     )
-    trainer = PretrainTrainer(
+    return PretrainTrainer(
         model,
         arguments,
         config=config,
         folder=output,
         train_dataset=EndlessTask(config, tokenizer),
         data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
-        optimizers=(optimizer, None),
+        optimizers=(MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr), None),
     )
-    check_output(output, run_bytes(model.num_parameters()))
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train, resuming if a checkpoint is there, and save the teacher in the released layout in bf16."""
+    output = Path(config.output_dir)
+    last = last_checkpoint(output / "checkpoints")
+    if last:
+        check_resume(config, output, free=("output_dir", "block_length"))
+    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
+    tokenizer = build_tokenizer()
+    trainer = build_trainer(config, tokenizer, output)
+    check_output(output, run_bytes(trainer.model.num_parameters()))
     dump(config, output / "config.yaml")
     trainer.train(resume_from_checkpoint=last)
-    model.to(torch.bfloat16).save_pretrained(config.output_dir)
-    tokenizer.save_pretrained(config.output_dir)
-    GenerationSettings(gen_length=config.format.answer_length, block_length=config.block_length).save(config.output_dir)
+    trainer.model.to(torch.bfloat16).save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    GenerationSettings(gen_length=config.format.answer_length, block_length=config.block_length).save(output)
 
 
 def main():

@@ -55,10 +55,9 @@ def training_arguments(
     """
     processes, on_cpu = processes_asked(config), not torch.cuda.is_available()
     batch_size, accumulation = split_step(config, processes)
-    steps = math.ceil(config.epochs * examples / rows_per_step(config))
     return TrainingArguments(
         output_dir=str(checkpoints),
-        max_steps=steps if config.max_steps is None else config.max_steps,
+        max_steps=config.max_steps or math.ceil(config.epochs * examples / rows_per_step(config)),
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_steps,

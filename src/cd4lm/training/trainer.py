@@ -1,4 +1,4 @@
-"""What every training run shares: order of examples, evaluation, log, stopping at numbers that are not finite, SIGTERM."""
+"""What every training run shares: order of examples, checks of each step, log, evaluation, SIGTERM."""
 
 import math
 import signal
