@@ -82,12 +82,15 @@ def training_command(config: ExperimentConfig, settings: list[str]) -> tuple[lis
         return [sys.executable, *TRAIN, *settings], environment | one
     if file is not None and file.deepspeed is not None:
         environment |= deepspeed_environment(file.deepspeed)
-    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    return [sys.executable, *torchrun(processes), *TRAIN, *settings], environment
+    command, threads = torchrun([*TRAIN, *settings], processes)
+    return command, environment | threads
 
 
-def torchrun(processes: int) -> list[str]:
-    return [*GROUP, "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+def torchrun(words: list[str], processes: int) -> tuple[list[str], dict[str, str]]:
+    """`python words...` as processes of this machine, and the environment that divides its CPU cores among them."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    group = [*GROUP, "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *group, *words], {"OMP_NUM_THREADS": threads}
 
 
 def collection_command(settings: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -99,10 +102,7 @@ def collection_command(settings: list[str]) -> tuple[list[str], dict[str, str]]:
     asked = processes_of_environment()
     processes = (gpus or min(cores, MOST_COLLECTORS)) if asked is None else min(asked, gpus or cores)
     collect = ["-m", "cd4lm.training.collect_trajectories", *settings]
-    if processes == 1:
-        return [sys.executable, *collect], {}
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    return [sys.executable, *torchrun(processes), *collect], {"OMP_NUM_THREADS": threads}
+    return ([sys.executable, *collect], {}) if processes == 1 else torchrun(collect, processes)
 
 
 def run_command(command: list[str], environment: Mapping[str, str]) -> int:
