@@ -186,7 +186,6 @@ def test_the_step_is_dscd_loss_on_full_logits(tmp_path, options, training):
     """Value and gradient of every parameter, for every ablation option."""
     run = trainer(tmp_path, dscd=DSCDConfig(**options))
     run.state.max_steps, run.state.global_step = 6, 3
-    run.current_gradient_accumulation_steps = 1  # set by the Trainer's loop
     run.model.train(training)
     batch = AnswerCollator(pad_id=57)(examples()[:6])
     found = run.compute_loss(run.model, batch)

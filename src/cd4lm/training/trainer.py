@@ -36,6 +36,8 @@ class RunTrainer(Trainer):
         )
         self.folder = Path(self.args.output_dir if folder is None else folder)
         self.group_by_length = group_by_length
+        # The Trainer sets it at its first step, but a loss may be computed before, as in an evaluation.
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._run_log: RunLog | None = None  # rank 0 has one
         self._means: defaultdict[str, torch.Tensor] = defaultdict(int)
         self._totals: defaultdict[str, torch.Tensor] = defaultdict(int)
@@ -160,8 +162,8 @@ class RunTrainer(Trainer):
         seconds = time.perf_counter() - self._started
         shapes = [tuple(batch["input_ids"].shape) for batch in self._batches]
         scored = totals["scored"] / self.args.world_size / len(shapes)
-        passes = 3 + self.teacher_passes()  # a backward costs two forwards
-        flops = passes * sum(forward_flops(self.model.config, *shape, scored) for shape in shapes)
+        flops = sum(forward_flops(self.model.config, *shape, scored) for shape in shapes)
+        flops *= 3 + self.teacher_passes()  # a backward costs two forwards
         return {
             "tokens_per_second": totals["tokens"] / seconds,
             "matmul_share": flops / seconds / self._rate,
