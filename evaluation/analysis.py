@@ -6,7 +6,7 @@ import numpy as np
 
 from cd4lm.settings import ExperimentConfig
 from evaluation.frontier import Estimate, accuracy_difference, column, estimate, family_nfe, resample_weights
-from evaluation.metrics.statistics import mcnemar
+from evaluation.statistics import mcnemar
 
 RESAMPLES = 2000
 

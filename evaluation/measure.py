@@ -12,7 +12,7 @@ from tqdm import tqdm
 from cd4lm.data.examples import encode_prompt
 from cd4lm.decoding import DecodeConfig, decode, decode_stream
 from cd4lm.decoding.policies import Policy
-from evaluation.metrics.statistics import wilson
+from evaluation.statistics import wilson
 
 # Modules with score(doc, response), by the name that command lines take.
 METRICS = {name: f"evaluation.metrics.{name}" for name in ("gsm8k", "math500", "humaneval", "mbpp")}

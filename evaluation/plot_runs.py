@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 
 from cd4lm.config import exit_with_message, require
 from evaluation.dllm_eval.results import write_whole
-from evaluation.metrics.statistics import aup
+from evaluation.statistics import aup
 
 
 def read_run(folder: Path) -> dict[str, dict]:

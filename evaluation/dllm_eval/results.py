@@ -8,8 +8,8 @@ from statistics import mean, median, quantiles
 from evaluation.dllm_eval.answers import Answer, fingerprint
 from evaluation.dllm_eval.recorder import Document, Recorder
 from evaluation.dllm_eval.scoring import PREFIX
-from evaluation.metrics.statistics import wilson
 from evaluation.metrics.verdict import NO_ANSWER, RIGHT
+from evaluation.statistics import wilson
 
 
 def sample_of(doc_id: int, document: Document) -> dict:

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from evaluation.dllm_eval.answers import fingerprint
 from evaluation.metrics.sandbox import SandboxError
 from evaluation.metrics.scoring import RUNS_CODE, judge, metric_of
-from evaluation.metrics.verdict import Verdict
+from evaluation.metrics.verdict import Scoring, Verdict
 
 PREFIX = "dllm_"
 
@@ -41,7 +41,7 @@ class Scorer:
 
     def verdict(self, task: str, doc: dict, response: str) -> Verdict:
         try:
-            return judge(task, doc, response, protocol=self.protocol, confirm_run_unsafe_code=self.confirmed)
+            return judge(task, doc, response, Scoring(self.protocol, self.confirmed))
         except SandboxError as error:
             raise ValueError(f"the sandbox for generated programs does not work here: {error}") from error
 

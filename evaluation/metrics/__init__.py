@@ -1,1 +1,1 @@
-"""Scoring and statistics; standard library only (but for math-verify), so that results can be checked anywhere."""
+"""Scoring: what a response is worth, for each benchmark, and the command that scores a finished run again."""

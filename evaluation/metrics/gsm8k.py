@@ -1,17 +1,26 @@
-r"""GSM8K: numeric equality with the number after `####`.
+r"""GSM8K: the number of a response against the number after `####`.
+
+    question  Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and bakes muffins for her friends
+              every day with four. She sells the remainder at the farmers' market daily for $2 per fresh duck egg. How much
+              in dollars does she make every day at the farmers' market?
+    answer    Janet sells 16 - 3 - 4 = <<16-3-4=9>>9 duck eggs a day.
+              She makes 9 * 2 = $<<9*2=18>>18 every day at the farmer's market.
+              #### 18
+
+Right: `<answer>\boxed{18}</answer>`, and under the default protocol `#### $18.00` and `She makes 18 dollars.`
 
 default: of the text before the first end mark, in the last <answer> section where there is one: the last \boxed{}, else
 what follows the last `####`, else the last number.
 published: the last \boxed{} of the text, which must hold one plain number.
 
-    python evaluation/metrics/gsm8k.py --res_path RESULTS [--protocol published]
+    python -m evaluation.metrics.gsm8k --res_path RUN [--protocol published]
 """
 
 import re
 from decimal import Decimal
 
 from evaluation.metrics.answers import answer_section, before_end, decimal, last_boxed, last_number
-from evaluation.metrics.verdict import NO_ANSWER, RIGHT, WRONG, Verdict, check_protocol
+from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, RIGHT, WRONG, Scoring, Verdict
 
 _PLAIN = re.compile(r"-?(\d[\d,]*(\.\d*)?|\.\d+)")
 
@@ -42,10 +51,9 @@ def extract_published(response: str) -> Decimal | None:
     return decimal(text.rstrip(".")) if _PLAIN.fullmatch(text) else None
 
 
-def judge(doc: dict, response: str, *, protocol: str = "default") -> Verdict:
+def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
     """Outcome of a response to a row of the data set (question, answer)."""
-    check_protocol(protocol)
-    value = extract(response) if protocol == "default" else extract_published(response)
+    value = extract(response) if scoring.protocol == "default" else extract_published(response)
     if value is None:
         return Verdict(NO_ANSWER, detail="no number found")
     right = value == gold(doc)
@@ -54,7 +62,7 @@ def judge(doc: dict, response: str, *, protocol: str = "default") -> Verdict:
 
 def score(doc: dict, response: str, *, protocol: str = "default") -> bool:
     """Whether the response is right; one without an answer is wrong."""
-    return judge(doc, response, protocol=protocol).right
+    return judge(doc, response, Scoring(protocol)).right
 
 
 if __name__ == "__main__":

@@ -1,11 +1,26 @@
-"""HumanEval and HumanEval+: prompt and program, run against the row's check function in the sandbox.
+"""HumanEval and HumanEval+: prompt and program, then the row's check function, run in the sandbox.
+
+    prompt       def strlen(string: str) -> int:
+                     ''' Return length of given string
+                     >>> strlen('')
+                     0
+                     >>> strlen('abc')
+                     3
+                     '''
+    entry_point  strlen
+    test         def check(candidate):
+                     assert candidate('') == 0
+                     assert candidate('x') == 1
+                     assert candidate('asdasnakj') == 9
+
+Right: the whole function in a python block, and under the default protocol `return len(string)` alone.
 
 default: the first python block (of the <answer> section where there is one), else the text itself; it may be the whole
 function or only its body, whose indentation is mended if that makes it readable.
 published: the prompt followed by the first closed python block.
-HumanEval+ rows differ only in their tests. The functions of the prompt that the tests use are the prompt's own.
+HumanEval+ rows differ only in their tests.
 
-    python evaluation/metrics/humaneval.py --res_path RESULTS --confirm_run_unsafe_code [--protocol published]
+    python -m evaluation.metrics.humaneval --res_path RUN --confirm_run_unsafe_code [--protocol published]
 """
 
 import ast
@@ -13,7 +28,7 @@ import textwrap
 
 from evaluation.metrics import sandbox
 from evaluation.metrics.programs import parses, program_text, published_text
-from evaluation.metrics.verdict import NO_ANSWER, Verdict, check_protocol
+from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, Scoring, Verdict
 
 
 def build_program(doc: dict, text: str) -> str | None:
@@ -35,14 +50,13 @@ def defines(program: str, name: str) -> bool:
     )
 
 
-def judge(doc: dict, response: str, *, protocol: str = "default", confirm_run_unsafe_code: bool = False) -> Verdict:
+def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
     """Outcome of a response to a row of the data set (prompt, entry_point, test).
 
-    Raises ValueError unless confirm_run_unsafe_code, SandboxError where nothing can be run.
+    Raises ValueError unless scoring.confirm_run_unsafe_code, SandboxError where nothing can be run.
     """
-    check_protocol(protocol)
-    sandbox.require_confirmation(confirm_run_unsafe_code)
-    if protocol == "published":
+    sandbox.check(scoring)
+    if scoring.protocol == "published":
         text = published_text(response, python_only=True)
         program = None if text is None else doc["prompt"] + "\n" + text
     else:
@@ -50,16 +64,20 @@ def judge(doc: dict, response: str, *, protocol: str = "default", confirm_run_un
         program = None if text is None else build_program(doc, text)
     if program is None:
         return Verdict(NO_ANSWER, text, "no program found" if text is None else "no readable program found")
-    name = doc["entry_point"]
-    tests = f"{doc['test']}\ncheck({name})\n"
-    job = sandbox.Job(program, tests, names=[name], required=[name], preamble=doc["prompt"])
-    outcome, detail = sandbox.run(job)
+    outcome, detail = sandbox.run(program, f"{doc['test']}\ncheck({doc['entry_point']})\n", scoring.sandbox)
     return Verdict(outcome, text, detail)
 
 
-def score(doc: dict, response: str, *, protocol: str = "default", confirm_run_unsafe_code: bool = False) -> bool:
-    """Whether the response passes all tests. Raises ValueError unless confirm_run_unsafe_code."""
-    return judge(doc, response, protocol=protocol, confirm_run_unsafe_code=confirm_run_unsafe_code).right
+def score(
+    doc: dict,
+    response: str,
+    *,
+    protocol: str = "default",
+    confirm_run_unsafe_code: bool = False,
+    sandbox: str = "bubblewrap",
+) -> bool:
+    """Whether the response passes all tests. Raises ValueError as judge does."""
+    return judge(doc, response, Scoring(protocol, confirm_run_unsafe_code, sandbox)).right
 
 
 if __name__ == "__main__":

@@ -1,18 +1,24 @@
 r"""MATH500: the answer of a response against the row's `answer`.
 
+    problem   Convert the point $(0,3)$ in rectangular coordinates to polar coordinates.  Enter your answer in the form
+              $(r,\theta),$ where $r > 0$ and $0 \le \theta < 2 \pi.$
+    answer    \left( 3, \frac{\pi}{2} \right)
+
+Right: `<answer>\boxed{(3, \frac{\pi}{2})}</answer>`, and under the default protocol `\boxed{(3, \pi/2)}`.
+
 default: of the text before the first end mark, the last \boxed{} of the last <answer> section (of the text where there is
 no section), else the whole section; right if the normalised strings are equal or math-verify finds them equal. Without
 either, math-verify looks for a formula or number in the text.
 published: the last \boxed{}, equality of the normalised strings.
 
-    python evaluation/metrics/math500.py --res_path RESULTS [--protocol published]
+    python -m evaluation.metrics.math500 --res_path RUN [--protocol published]
 """
 
 import re
 
 from evaluation.metrics.answers import answer_section, before_end, last_boxed
 from evaluation.metrics.math_equality import equal
-from evaluation.metrics.verdict import NO_ANSWER, RIGHT, WRONG, Verdict, check_protocol
+from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, RIGHT, WRONG, Scoring, Verdict
 
 # In this order; each removes or unifies one way of writing the same answer.
 _RULES = [
@@ -60,17 +66,16 @@ def same_in_base(gold: str, answer: str) -> bool | None:
     return normalise(answer) == written["digits"] if given is None else given.groups() == written.groups()
 
 
-def judge(doc: dict, response: str, *, protocol: str = "default") -> Verdict:
+def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
     """Outcome of a response to a row of the data set (problem, answer). Raises ValueError without math-verify."""
-    check_protocol(protocol)
     text = before_end(response)
-    section = answer_section(text) if protocol == "default" else None
+    section = answer_section(text) if scoring.protocol == "default" else None
     boxed = last_boxed(text if section is None else section)
     answer = section if boxed is None else boxed
     gold, detail = doc["answer"], f"the answer is {doc['answer']}"
     if answer is not None and answer.strip() and normalise(answer) == normalise(gold):
         return Verdict(RIGHT, answer)
-    if protocol == "published":
+    if scoring.protocol == "published":
         return Verdict(WRONG, answer, detail) if answer else Verdict(NO_ANSWER, detail="no \\boxed{} found")
     if not (text if answer is None else answer).strip():
         return Verdict(NO_ANSWER, detail="no answer found")
@@ -83,7 +88,7 @@ def judge(doc: dict, response: str, *, protocol: str = "default") -> Verdict:
 
 def score(doc: dict, response: str, *, protocol: str = "default") -> bool:
     """Whether the response is right; one without an answer is wrong."""
-    return judge(doc, response, protocol=protocol).right
+    return judge(doc, response, Scoring(protocol)).right
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Finding the program in a model's text."""
 
-import ast
 import re
 import warnings
 
@@ -47,31 +46,3 @@ def parses(program: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: null bytes
         return False
     return True
-
-
-def defined_names(program: str) -> set[str]:
-    """Functions, classes and variables that a readable program defines at its top level."""
-    names = set()
-    for node in ast.parse(program, "generated_program").body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            names |= {
-                part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
-            }
-    return names
-
-
-def free_names(tests: str) -> set[str]:
-    """Names that tests use and do not bind anywhere: what they expect from the program, and builtins."""
-    used, bound = set(), set()
-    for node in ast.walk(ast.parse(tests, "generated_program")):
-        if isinstance(node, ast.Name):
-            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            bound.add(node.name)
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, ast.alias):
-            bound.add((node.asname or node.name).split(".")[0])
-    return used - bound

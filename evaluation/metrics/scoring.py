@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from evaluation.metrics import gsm8k, humaneval, math500, mbpp
-from evaluation.metrics.verdict import Verdict
+from evaluation.metrics.verdict import DEFAULT, Scoring, Verdict
 
 METRICS = {"gsm8k": gsm8k, "math500": math500, "humaneval": humaneval, "mbpp": mbpp}
 RUNS_CODE = ("humaneval", "mbpp")
@@ -18,31 +18,16 @@ def metric_of(task: str) -> str:
     return name
 
 
-def judge(
-    task: str, doc: dict, response: str, *, protocol: str = "default", confirm_run_unsafe_code: bool = False
-) -> Verdict:
-    """Outcome of one response; confirm_run_unsafe_code concerns only tasks that run code."""
-    name = metric_of(task)
-    if name in RUNS_CODE:
-        return METRICS[name].judge(doc, response, protocol=protocol, confirm_run_unsafe_code=confirm_run_unsafe_code)
-    return METRICS[name].judge(doc, response, protocol=protocol)
+def judge(task: str, doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
+    """Outcome of one response to a row of a task's data set."""
+    return METRICS[metric_of(task)].judge(doc, response, scoring)
 
 
-def judge_all(
-    task: str,
-    pairs: Iterable[tuple[dict, str]],
-    *,
-    protocol: str = "default",
-    confirm_run_unsafe_code: bool = False,
-    workers: int = 2,
-) -> Iterator[Verdict]:
-    """Outcomes of (doc, response) pairs in their order, as they come; programs run `workers` at a time."""
-
-    def one(pair: tuple[dict, str]) -> Verdict:
-        return judge(task, *pair, protocol=protocol, confirm_run_unsafe_code=confirm_run_unsafe_code)
-
+def judge_all(task: str, pairs: Iterable[tuple[dict, str]], scoring: Scoring = DEFAULT) -> Iterator[Verdict]:
+    """Outcomes of (doc, response) pairs in their order, as they come; programs run scoring.workers at a time."""
+    metric = METRICS[metric_of(task)]
     if metric_of(task) not in RUNS_CODE:
-        yield from map(one, pairs)
+        yield from (metric.judge(doc, response, scoring) for doc, response in pairs)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(one, pairs)
+    with ThreadPoolExecutor(scoring.workers) as pool:
+        yield from pool.map(lambda pair: metric.judge(*pair, scoring), pairs)

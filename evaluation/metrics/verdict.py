@@ -1,4 +1,4 @@
-"""What a metric says about one response."""
+"""What a metric is asked, and what it says about one response."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,28 @@ RIGHT, WRONG, NO_ANSWER, TIMEOUT, ERROR = "right", "wrong", "no_answer", "timeou
 OUTCOMES = (RIGHT, WRONG, NO_ANSWER, TIMEOUT, ERROR)
 
 PROTOCOLS = ("default", "published")
+SANDBOXES = ("bubblewrap", "none")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How to score: protocol; for programs the user's consent, the isolation, and how many run at a time."""
+
+    protocol: str = "default"
+    confirm_run_unsafe_code: bool = False
+    sandbox: str = "bubblewrap"
+    workers: int = 2
+
+    def __post_init__(self):
+        for name, allowed in (("protocol", PROTOCOLS), ("sandbox", SANDBOXES)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+        if self.workers < 1:
+            raise ValueError(f"workers={self.workers} must be at least 1")
+
+
+DEFAULT = Scoring()
 
 
 @dataclass(frozen=True)
@@ -23,9 +45,3 @@ class Verdict:
     @property
     def right(self) -> bool:
         return self.outcome == RIGHT
-
-
-def check_protocol(protocol: str) -> None:
-    """Raise ValueError for a protocol that does not exist."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r} is not one of {', '.join(PROTOCOLS)}")

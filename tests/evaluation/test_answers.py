@@ -7,8 +7,10 @@ import pytest
 from evaluation.metrics import gsm8k, humaneval, math500, math_equality, mbpp, scoring
 from evaluation.metrics.answers import before_end, last_boxed
 from evaluation.metrics.humaneval import build_program
-from evaluation.metrics.programs import free_names, program_text, published_text
+from evaluation.metrics.programs import program_text, published_text
+from evaluation.metrics.verdict import Scoring
 
+PUBLISHED = Scoring("published")
 TEN = {"answer": "5 + 5 = <<5+5=10>>10\n#### 10"}
 
 
@@ -39,7 +41,7 @@ TEN = {"answer": "5 + 5 = <<5+5=10>>10\n#### 10"}
 )
 def test_gsm8k(response, outcome, published):
     assert gsm8k.judge(TEN, response).outcome == outcome
-    assert gsm8k.judge(TEN, response, protocol="published").outcome == published
+    assert gsm8k.judge(TEN, response, PUBLISHED).outcome == published
     assert gsm8k.score(TEN, response) is (outcome == "right")
 
 
@@ -69,6 +71,10 @@ def test_unknown_names():
         gsm8k.score(TEN, "10", protocol="publishd")
     with pytest.raises(ValueError, match="no metric for task 'gsm9k'"):
         scoring.judge("gsm9k", TEN, "10")
+    with pytest.raises(ValueError, match="sandbox='bwrap' is not one of bubblewrap, none"):
+        Scoring(sandbox="bwrap")
+    with pytest.raises(ValueError, match="workers=0 must be at least 1"):
+        Scoring(workers=0)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +116,14 @@ def test_last_boxed(text, boxed):
 def test_math500(gold, answer, outcome, published):
     doc, response = {"answer": gold}, rf"<answer>\boxed{{{answer}}}</answer>"
     assert math500.judge(doc, response).outcome == outcome
-    assert math500.judge(doc, response, protocol="published").outcome == published
+    assert math500.judge(doc, response, PUBLISHED).outcome == published
 
 
 def test_math500_without_box():
     assert math500.judge({"answer": "5"}, "The answer is 5.").right
     assert math500.judge({"answer": "5"}, "<answer>$5$</answer>").right
     assert math500.judge({"answer": "5"}, "I do not know").outcome == "no_answer"
-    assert math500.judge({"answer": "5"}, "The answer is 5.", protocol="published").outcome == "no_answer"
+    assert math500.judge({"answer": "5"}, "The answer is 5.", PUBLISHED).outcome == "no_answer"
 
 
 @pytest.mark.slow
@@ -142,7 +148,7 @@ def test_math_is_compared_from_any_thread():
 def test_missing_math_verify_says_what_to_do(monkeypatch):
     monkeypatch.setattr(math_equality.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(math_equality, "WORKER", math_equality.Worker())
-    with pytest.raises(ValueError, match="pip install -r evaluation/requirements.txt"):
+    with pytest.raises(ValueError, match="pip install"):
         math500.score({"answer": "1"}, r"\boxed{\frac{2}{2}}")
     assert math500.score({"answer": "1"}, r"\boxed{1}", protocol="published")
 
@@ -168,12 +174,6 @@ def test_a_body_continues_the_prompt():
         exec(build_program(doc, text), space)
         assert space["f"](3) == 3, text
     assert build_program(doc, "This is no program.") is None
-
-
-def test_names_that_tests_take_from_the_program():
-    assert free_names("root = Node(1)\nassert f(root, math.pi) == len([x for x in g()])") == {
-        "Node", "f", "math", "g", "len",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("metric", [humaneval, mbpp])

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from evaluation.metrics.scoring import METRICS, RUNS_CODE, judge_all
+from evaluation.metrics.verdict import Scoring
 from tests.evaluation.benchmarks import gold, rows_of, whole
 
 COUNTS = {"gsm8k": 1319, "math500": 500, "humaneval": 164, "mbpp": 500}
@@ -12,7 +13,7 @@ COUNTS = {"gsm8k": 1319, "math500": 500, "humaneval": 164, "mbpp": 500}
 
 def not_right(task: str, rows: list[dict], protocol: str, end: str = "") -> list:
     pairs = [(row, gold(task, row) + end) for row in rows]
-    verdicts = judge_all(task, pairs, protocol=protocol, confirm_run_unsafe_code=task in RUNS_CODE)
+    verdicts = judge_all(task, pairs, Scoring(protocol, confirm_run_unsafe_code=task in RUNS_CODE))
     return [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if not verdict.right]
 
 
