@@ -1,104 +1,189 @@
-"""The report of an experiment: results.json for machines, report.md and two plots for people."""
+"""Tables and the plot of compared runs.
 
-import json
+    python -m evaluation.report outputs/eval/gsm8k/fixed outputs/eval/gsm8k/cad_0.95 --output_path outputs/eval/gsm8k
+    python -m evaluation.report RUN [RUN ...] --reference NAME --margin 0.01
+
+Runs are folders with run.json and documents.jsonl, or folders of such folders. The reference, by default the first run, is what
+the others are paired with. Writes report.md, comparison.json and frontier.png, those of several tasks in a folder each.
+"""
+
+import argparse
+from collections import defaultdict
 from pathlib import Path
 
-from cd4lm.settings import ExperimentConfig
-from evaluation.analysis import RESAMPLES, analyse
-from evaluation.plots import plot_pareto, plot_training
-from evaluation.sentences import span, verdict
+from cd4lm.config import exit_with_message, require
+from cd4lm.io import write_json, write_text
+from evaluation.compare import compare, families
+from evaluation.run import Run
+
+Row = list[str]
 
 
-def setting_of(cell: dict) -> str:
-    setting = f"{cell['setting']:g} steps" if cell["family"] == "fixed" else f"threshold {cell['setting']:g}"
-    return setting if cell["cache"] == "none" else f"{setting}, exact cache"
+def table(head: Row, rows: list[Row]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cell_table(cells: dict, names: dict) -> list[str]:
-    """One line per cell of the grid, with the latency where it was measured."""
-    timed = any(cell["latency"] for row in cells.values() for cell in row.values())
-    head = [
-        "model",
-        "decoder",
-        "accuracy, %",
-        "95 % interval",
-        "NFE",
-        "tokens before EOS",
-        "tokens per forward",
-        "tokens/s",
-    ]
-    lines = [" | ".join(["", *head, *(["ms per answer at batch 1"] if timed else []), ""]).strip(), ""]
-    lines[1] = "|" + "---|" * (len(head) + timed)
-    for model, row in cells.items():
-        for cell in row.values():
-            low, high = cell["accuracy_95"]
-            line = (
-                f"| {names[model]} | {cell['family']}, {setting_of(cell)} | {100 * cell['accuracy']:.1f} "
-                f"| {100 * low:.1f} to {100 * high:.1f} | {cell['nfe']:.1f} | {cell['tokens_before_eos']:.1f} "
-                f"| {cell['tokens_per_forward']:.2f} | {cell['tokens_per_second']:.0f} |"
-            )
-            if timed:
-                line += f" {1000 * sum(cell['latency']) / len(cell['latency']):.0f} |" if cell["latency"] else " |"
-            lines.append(line)
-    return lines
+def interval(e: dict, scale: float = 1, form: str = ".2f") -> str:
+    """A value with its 95 % interval, or words where it does not exist."""
+    if e["value"] is None:
+        return "not reached"
+    value, low, high = (format(scale * e[name], form) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
-def equal_accuracy_table(analysis: dict) -> list[str]:
-    lines = ["| decoder | NFE at equal accuracy [95 %] | reached in |", "|---|---|---|"]
-    for name, e in analysis["nfe_at_equal_accuracy"].items():
-        lines.append(f"| {name} | {span(e)} | {100 * e['reached']:.0f} % of resamples |")
-    return lines
+def percent(summary: dict) -> str:
+    """An accuracy with its Wilson interval."""
+    low, high = summary["accuracy_95"]
+    return interval({"value": summary["accuracy"], "low": low, "high": high}, 100, ".1f")
 
 
-def render(config: ExperimentConfig, cells: dict, analysis: dict) -> str:
-    """report.md."""
-    wrote = "the teacher's own, filtered to the right ones" if config.data.keep == "right" else "the teacher's own"
-    answers = wrote if config.data.answers == "teacher" else "the data set's"
-    target = 100 * (analysis["reference_accuracy"] - analysis["margin"])
-    return "\n".join(
+def run_table(compared: dict) -> str:
+    """One line per run."""
+    head = ["run", "accuracy, % [95 %]", "NFE", "tokens before EOS", "tokens per forward", "tokens/s"]
+    head += ["latency, s", "cut off, %", "no answer"]
+    rows = [
         [
-            "# What DSCD and CAD bring" if config.cdlm is None else "# CDLM, DSCD, their combination, and CAD",
-            "",
-            *[f"- {line}" for line in verdict(analysis)],
-            "",
-            "![accuracy against forward passes](pareto.png)",
-            "",
-            "## Equal accuracy",
-            "",
-            f"Forward passes (NFE) to reach {target:.1f} %: the teacher's {100 * analysis['reference_accuracy']:.1f} % at "
-            f"one token per step ({analysis['reference_nfe']:.1f} NFE) less a margin of {100 * analysis['margin']:g} "
-            "point(s), interpolated between the cells below.",
-            "",
-            *equal_accuracy_table(analysis),
-            "",
-            "## Every cell",
-            "",
-            *cell_table(cells, analysis["names"]),
-            "",
-            "## How it was measured",
-            "",
-            f"- {analysis['problems']} held-out problems ({config.evaluate.split} split) whose arithmetic occurs nowhere in "
-            "training; thresholds are chosen on the validation split.",
-            f"- {'Student and control' if set(config.also) == {'control'} else 'Every student'}: {config.train.max_steps or config.train.epochs} "
-            f"{'steps' if config.train.max_steps else 'epochs'} of {config.train.batch_size * config.train.accumulation} "
-            f"rows, seed {config.train.seed}; answers: {answers}. One training seed: intervals cover the problems, not the "
-            "seeds.",
-            "- Every cell runs the same decode loop and stops a row once everything before its first EOS is committed; "
-            "NFE and tokens are counted up to there, so padding flatters nobody.",
-            f"- Intervals: Wilson for accuracies; {RESAMPLES} paired bootstrap resamples of the problems for differences "
-            "and ratios.",
-            "",
-            "![training](training.png)",
-            "",
+            name,
+            percent(r),
+            f"{r['nfe']:.1f}",
+            f"{r['tokens_before_eos']:.1f}",
+            f"{r['tokens_per_forward']:.2f}",
+            f"{r['tokens_per_second']:.1f}",
+            f"{r['latency_mean']:.2f}",
+            f"{100 * r['truncated']:.1f}",
+            f"{r['no_answer']} of {r['responses']}",
         ]
+        for name, r in compared["runs"].items()
+    ]
+    return table(head, rows)
+
+
+def reference_table(compared: dict) -> str:
+    """Every run paired with the reference."""
+    head = [f"against {compared['reference']}", "difference, points", "McNemar p", "times fewer NFE", "times faster"]
+    rows = [
+        [
+            name,
+            interval(p["accuracy_difference"], 100, "+.1f"),
+            f"{p['mcnemar_p']:.2g}",
+            interval(p["fewer_nfe"]),
+            interval(p["faster"]),
+        ]
+        for name, p in compared["against_reference"].items()
+    ]
+    return table(head, rows)
+
+
+def family_table(compared: dict) -> str:
+    """NFE at equal accuracy and AUP of every family."""
+    head = ["family", "NFE at equal accuracy [95 %]", "reached in", f"AUP (y_max {compared['y_max']:.1f})"]
+    rows = []
+    for name, family in compared["families"].items():
+        e, area = family["nfe_at_equal_accuracy"], family["aup"]
+        reached = f"{100 * e['reached']:.0f} % of resamples"
+        rows.append([name, interval(e, 1, ".1f"), reached, "one run" if area is None else f"{area:.1f}"])
+    return table(head, rows)
+
+
+def equal_accuracy_note(compared: dict) -> str:
+    target = 100 * (compared["runs"][compared["reference"]]["accuracy"] - compared["margin"])
+    return (
+        f"Equal accuracy is {target:.1f} %: that of {compared['reference']} less {100 * compared['margin']:g} point(s), "
+        "interpolated between the runs of a family. Intervals: Wilson for accuracies, a paired bootstrap over documents for "
+        "differences and ratios. They cover the choice of documents, not that of training seeds."
     )
 
 
-def write_report(config: ExperimentConfig, cells: dict) -> None:
-    """Write results.json, report.md, pareto.png and training.png into the experiment's results_dir."""
-    output = Path(config.results_dir)
-    analysis = analyse(config, cells)
-    (output / "results.json").write_text(json.dumps({"analysis": analysis, "cells": cells}) + "\n")
-    plot_pareto(config, cells, analysis["names"], output / "pareto.png")
-    plot_training(config, analysis["names"], output / "training.png")
-    (output / "report.md").write_text(render(config, cells, analysis))
+def tables(compared: dict) -> list[str]:
+    """The parts of a report that every selection of runs has, as Markdown."""
+    parts = [run_table(compared)]
+    if compared["against_reference"]:
+        parts.append(reference_table(compared))
+    return [*parts, family_table(compared), equal_accuracy_note(compared)]
+
+
+def plot_frontier(runs: list[Run], compared: dict, path: Path) -> None:
+    """Accuracy with its interval against NFE, a line per family; dotted: equal accuracy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 5))
+    for name, group in families([run for run in runs if run.about["decoder"]["cache"] != "block"]).items():
+        points = sorted((compared["runs"][run.name] for run in group), key=lambda r: r["nfe"])
+        accuracy = [100 * r["accuracy"] for r in points]
+        below = [max(0.0, a - 100 * r["accuracy_95"][0]) for a, r in zip(accuracy, points, strict=True)]
+        above = [max(0.0, 100 * r["accuracy_95"][1] - a) for a, r in zip(accuracy, points, strict=True)]
+        style = "s--" if " + fixed" in name or " + budget" in name else "o-"
+        axes.errorbar([r["nfe"] for r in points], accuracy, yerr=[below, above], fmt=style, capsize=2, label=name)
+    reference = compared["runs"][compared["reference"]]["accuracy"]
+    axes.axhline(100 * (reference - compared["margin"]), color="black", lw=0.7, ls=":")
+    axes.set_xscale("log")
+    axes.set_xticks(*spaced_ticks([r["nfe"] for r in compared["runs"].values()]))
+    axes.minorticks_off()
+    axes.set_xlabel("forward passes per answer (NFE)")
+    axes.set_ylabel("accuracy, % with 95 % interval")
+    axes.set_title(f"{compared['task']}, {compared['documents']} documents; dotted: equal accuracy", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def spaced_ticks(values: list[float]) -> tuple[list[float], list[str]]:
+    """Ticks at the values themselves, leaving out those closer than a tenth to the one before; their labels."""
+    ticks: list[float] = []
+    for value in sorted(values):
+        if not ticks or value > 1.1 * ticks[-1]:
+            ticks.append(value)
+    return ticks, [f"{tick:.1f}" for tick in ticks]
+
+
+def report(runs: list[Run], folder: Path, *, reference: str | None = None, margin: float = 0.01) -> str:
+    """Compare runs of one task and write comparison.json, report.md and frontier.png; returns the tables."""
+    compared = compare(runs, reference, margin)
+    write_json(folder / "comparison.json", compared)
+    plot_frontier(runs, compared, folder / "frontier.png")
+    title = f"# {compared['task']}, {compared['documents']} documents"
+    text = "\n\n".join([title, *tables(compared), "![accuracy against NFE](frontier.png)"]) + "\n"
+    write_text(folder / "report.md", text)
+    return text
+
+
+def read_runs(paths: list[Path]) -> dict[str, list[Run]]:
+    """Runs by task; a folder without run.json stands for all runs below it. Raises ValueError where there are none."""
+    found = defaultdict(list)
+    for path in paths:
+        require(path.is_dir(), f"{path} is not a folder: pass the folders that evaluations wrote")
+        inside = [path] if (path / "run.json").is_file() else sorted(f.parent for f in path.rglob("run.json"))
+        require(bool(inside), f"{path} holds no finished run (run.json): finish that evaluation first")
+        for folder in inside:
+            run = Run.read(folder)
+            found[run.task].append(run)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    parser.add_argument("--reference", metavar="NAME", help="the run to compare with (default: the first)")
+    parser.add_argument("--margin", type=float, default=0.01, help="loss of accuracy that counts as equal (0.01)")
+    parser.add_argument("--output_path", type=Path, help="where to write (default: print the tables only)")
+    arguments = parser.parse_args()
+    require(0 <= arguments.margin < 1, f"--margin {arguments.margin} must lie in [0, 1)")
+    tasks = read_runs(arguments.runs)
+    for task, runs in tasks.items():
+        if arguments.output_path is None:
+            print("\n\n".join(tables(compare(runs, arguments.reference, arguments.margin))))
+            continue
+        folder = arguments.output_path / task if len(tasks) > 1 else arguments.output_path
+        print(report(runs, folder, reference=arguments.reference, margin=arguments.margin))
+        print(f"wrote {folder}/report.md, comparison.json and frontier.png")
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -38,26 +38,30 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def bootstrap(statistic: Callable[..., np.ndarray], *columns: np.ndarray) -> Estimate:
-    """Percentile interval of a statistic of paired columns (N,), resampling documents.
+def resample(statistic: Callable[..., np.ndarray], *columns: np.ndarray) -> np.ndarray:
+    """A statistic of paired columns (N,) on all documents, then on R resamples of them: (1 + R,).
 
-    statistic: called with columns (R, N) or (1, N) each, returns (R,) or (1,); NaN where it does not exist.
+    statistic: called with columns (R, N) each, returns (R,); NaN where it does not exist. The resamples of equally many
+    documents are always the same, so that two statistics can be subtracted or divided.
     """
-    point = float(statistic(*(column[None] for column in columns))[0])
+    point = statistic(*(column[None] for column in columns))
     if len(columns[0]) == 1:  # nothing to resample
-        drawn = np.array([point])
-    else:
-        # scipy stacks paired columns by resampling their common index.
-        found = stats.bootstrap(
-            (np.arange(len(columns[0])),),
-            lambda index, axis: statistic(*(column[np.atleast_2d(index)] for column in columns)).squeeze(),
-            n_resamples=RESAMPLES,
-            batch=BATCH,
-            vectorized=True,
-            method="percentile",
-            rng=SEED,
-        )
-        drawn = found.bootstrap_distribution
+        return np.concatenate((point, point))
+    found = stats.bootstrap(
+        (np.arange(len(columns[0])),),  # one index for all columns keeps them paired
+        lambda index, axis: statistic(*(column[np.atleast_2d(index)] for column in columns)).squeeze(),
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        vectorized=True,
+        method="percentile",
+        rng=SEED,
+    )
+    return np.concatenate((point, found.bootstrap_distribution))
+
+
+def estimate(samples: np.ndarray) -> Estimate:
+    """The value on all documents and the percentile interval of the resamples in which it exists, from (1 + R,)."""
+    point, drawn = float(samples[0]), samples[1:]
     exists = drawn[~np.isnan(drawn)]
     low, high = np.percentile(exists, (2.5, 97.5)).tolist() if len(exists) else (None, None)
     return Estimate(None if math.isnan(point) else point, low, high, len(exists) / len(drawn))
@@ -65,12 +69,12 @@ def bootstrap(statistic: Callable[..., np.ndarray], *columns: np.ndarray) -> Est
 
 def mean_difference(a: np.ndarray, b: np.ndarray) -> Estimate:
     """Mean of a less that of b, paired (N,)."""
-    return bootstrap(lambda x, y: (x - y).mean(axis=-1), a, b)
+    return estimate(resample(lambda x, y: (x - y).mean(axis=-1), a, b))
 
 
 def mean_ratio(a: np.ndarray, b: np.ndarray) -> Estimate:
     """Mean of a over that of b, paired (N,)."""
-    return bootstrap(lambda x, y: x.mean(axis=-1) / y.mean(axis=-1), a, b)
+    return estimate(resample(lambda x, y: x.mean(axis=-1) / y.mean(axis=-1), a, b))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -87,18 +91,20 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def nfe_at(accuracy: np.ndarray, nfe: np.ndarray, target: float) -> float:
-    """Least NFE at which linear interpolation between a family's decoders (C,) reaches the target; NaN if none does."""
-    order = np.argsort(nfe)
-    accuracy, nfe = accuracy[order], nfe[order]
-    reached = np.flatnonzero(accuracy >= target)
-    if not len(reached):
-        return float("nan")
-    i = reached[0]
-    if i == 0:
-        return float(nfe[0])
-    share = (target - accuracy[i - 1]) / (accuracy[i] - accuracy[i - 1])
-    return float(nfe[i - 1] + share * (nfe[i] - nfe[i - 1]))
+def nfe_at(accuracy: np.ndarray, nfe: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least NFE at which interpolation between a family's decoders reaches the target accuracy; NaN if none does.
+
+    accuracy, nfe: (R, C), one column per decoder; target: (R,). Returns (R,).
+    """
+    order = np.argsort(nfe, axis=1)
+    accuracy, nfe = np.take_along_axis(accuracy, order, 1), np.take_along_axis(nfe, order, 1)
+    reached = accuracy >= target[:, None]
+    first = reached.argmax(axis=1)  # (R,)
+    rows, before = np.arange(len(first)), np.maximum(first - 1, 0)
+    rise = accuracy[rows, first] - accuracy[rows, before]
+    share = np.divide(target - accuracy[rows, before], rise, out=np.zeros_like(rise), where=rise > 0)
+    found = nfe[rows, before] + share * (nfe[rows, first] - nfe[rows, before])
+    return np.where(reached.any(axis=1), np.where(first == 0, nfe[:, 0], found), np.nan)
 
 
 @dataclass(frozen=True)

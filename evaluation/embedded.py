@@ -1,0 +1,227 @@
+"""Every model of an experiment with every decoder of its grid, on held-out problems of the embedded task.
+
+    python -m evaluation.embedded configs/tiny.yaml [key=value ...]
+
+Each run is stored as soon as it is measured, so an interruption loses at most one. Writes report.md, comparison.json,
+frontier.png and training.png into the experiment's output_dir; with evaluate.split=validation, where settings are chosen,
+into its folder `validation`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cd4lm.config import command_line, exit_with_message, load, require
+from cd4lm.data import tiny_task
+from cd4lm.data.examples import end_ids
+from cd4lm.data.rows import digest, read_jsonl
+from cd4lm.decoding import Decoder, DecodingOptions
+from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
+from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer_for_inference
+from cd4lm.settings import EvaluateConfig, ExperimentConfig
+from evaluation.compare import compare
+from evaluation.measure import measure
+from evaluation.report import equal_accuracy_note, family_table, interval, plot_frontier, reference_table, run_table
+from evaluation.run import Run
+
+PARTS = {
+    "reconstruction": "cross-entropy, nats",
+    "consistency": "consistency, nats",
+    "distillation": "distillation, nats",
+    "denoising": "masked denoising, nats",
+    "lambda": "lambda",
+}
+PAGE = """# {title}
+
+{headline}
+
+![accuracy against forward passes](frontier.png)
+
+## Equal accuracy
+
+{families}
+
+{note}
+
+## Every run
+
+{runs}
+
+{reference}
+
+{caches}## How it was measured
+
+- {documents} held-out problems ({split} split) whose arithmetic occurs nowhere in training; thresholds are chosen on the
+  validation split.
+- Students: {length} of {rows} rows, seed {seed}; answers: {answers}. One training seed: the intervals cover the problems,
+  not the seeds, so a difference between two students is a number and not a verdict.
+- Every run is the same decode loop and stops a row once everything before its first EOS is committed. NFE and tokens are
+  counted up to there, so padding flatters nobody.
+- {device}, commit `{commit}`. Last digits move with the processor.
+
+![training](training.png)
+"""
+
+
+def model_names(config: ExperimentConfig) -> dict[str, Path]:
+    """The checkpoints to compare, by the name the report gives them."""
+    output = Path(config.output_dir)
+    own = "DSCD student" if config.cdlm is None else "CDLM student"
+    known = {"control": "control (lambda = 0)", "dscd": "DSCD student"}
+    names = {"teacher": Path(config.teacher), own: output / "student"}
+    return names | {known.get(name, name.replace("_", " ")): output / name / "student" for name in config.also}
+
+
+def decoders(config: EvaluateConfig, name: str, folder: Path) -> list[Decoder]:
+    """Fixed numbers of steps, then CAD thresholds; of a block-causal model with the exact cache too.
+
+    The control is there to be compared under CAD alone.
+    """
+    base = DecodingOptions(
+        gen_length=config.gen_length,
+        block_length=config.block_length,
+        eos_threshold_ratio=config.eos_hold_ratio,
+        seed=config.seed,
+        cache="none",
+    )
+    asked = [] if name.startswith("control") else [replace(base, steps=steps) for steps in config.fixed_steps]
+    asked += [replace(base, confidence_threshold=tau) for tau in config.thresholds]
+    model_config, ends = load_config(folder), end_ids(load_tokenizer_for_inference(folder))
+    if model_config.attention == "block_causal":
+        asked += [replace(options, cache="block") for options in asked]
+    return [options.decoder(model_config, ends) for options in asked]
+
+
+def run_name(model: str, decoder: Decoder) -> str:
+    return f"{model} + {decoder.name}" + (", exact cache" if decoder.config.cache == "block" else "")
+
+
+def read_problems(config: ExperimentConfig) -> list[dict]:
+    """The problems of the split that the experiment evaluates. Raises ValueError if there are too few."""
+    file = Path(config.data.dir) / f"{config.evaluate.split}.jsonl"
+    require(file.is_file(), f"{file} does not exist: run scripts/run_experiment.py, which prepares it, first")
+    rows = read_jsonl(file)[: config.evaluate.problems]
+    require(len(rows) == config.evaluate.problems, f"{file} holds only {len(rows)} problems")
+    return rows
+
+
+def stored_run(folder: Path, key: str) -> Run | None:
+    """A run measured before with the same weights, problems and decoder."""
+    run = Run.read(folder) if (folder / "run.json").is_file() else None
+    return run if run is not None and run.about["key"] == key else None
+
+
+def run_grid(config: ExperimentConfig) -> list[Run]:
+    """All runs of the grid, measured or read back."""
+    rows, evaluate = read_problems(config), config.evaluate
+    models = model_names(config)
+    for folder in models.values():
+        require((folder / "config.json").is_file(), f"{folder} holds no checkpoint: train it first")
+    grid = {name: decoders(evaluate, name, folder) for name, folder in models.items()}
+    runs = []
+    with tqdm(total=sum(map(len, grid.values())), desc="runs", unit="run") as bar:
+        for name, folder in models.items():
+            weights, loaded = weights_fingerprint(folder), None
+            for decoder in grid[name]:
+                key = fingerprint(weights, digest(rows), decoder.about())
+                place = Path(config.results_dir) / "runs" / fingerprint(name, decoder.about())
+                run = stored_run(place, key)
+                if run is None:
+                    loaded = loaded or load_for_inference(folder)
+                    how = {"batch_size": evaluate.batch_size, "score": tiny_task.score}
+                    documents = measure(*loaded, rows, decoder, **how, label=run_name(name, decoder))
+                    model = {"name": name, "folder": str(folder), "weights": weights}
+                    about = {"name": run_name(name, decoder), "task": config.data.dataset, "model": model}
+                    about |= {"decoder": decoder.about(), "seed": evaluate.seed, "batch_size": evaluate.batch_size}
+                    run = Run(about | {"key": key, "provenance": provenance()}, documents)
+                    run.write(place)
+                runs.append(run)
+                bar.set_postfix_str(f"{run.name}: {run.right.mean():.1%} at {run.column('nfe').mean():.1f} NFE")
+                bar.update()
+    return runs
+
+
+def headline(config: ExperimentConfig, compared: dict) -> str:
+    """What each student with CAD at the headline threshold differs in from the teacher at one token per step."""
+    lines = [f"With CAD at threshold {config.evaluate.headline:g}, against the teacher at one token per step:", ""]
+    for name in model_names(config):
+        p = compared["against_reference"][f"{name} + cad, confidence_threshold={config.evaluate.headline:g}"]
+        lines.append(
+            f"- {name}: {interval(p['accuracy_difference'], 100, '+.1f')} points (exact McNemar p = {p['mcnemar_p']:.2g}), "
+            f"{interval(p['fewer_nfe'])} times fewer NFE"
+        )
+    return "\n".join(lines)
+
+
+def page(config: ExperimentConfig, runs: list[Run], compared: dict) -> str:
+    """report.md."""
+    train, answers = config.train, "the data set's"
+    if config.data.answers == "teacher":
+        answers = "the teacher's own" + (", filtered to the right ones" if config.data.keep == "right" else "")
+    caches = compared["exact_caches"]
+    same = f"The exact cache changed no answer in {sum(c['same'] for c in caches)} of {len(caches)} runs.\n\n"
+    return PAGE.format(
+        title="What DSCD and CAD bring" if config.cdlm is None else "CDLM, DSCD, their combination, and CAD",
+        headline=headline(config, compared),
+        families=family_table(compared),
+        note=equal_accuracy_note(compared),
+        runs=run_table(compared),
+        reference=reference_table(compared),
+        caches=same if caches else "",
+        documents=compared["documents"],
+        split=config.evaluate.split,
+        length=f"{train.max_steps} steps" if train.max_steps else f"{train.epochs:g} epochs",
+        rows=train.batch_size * train.accumulation,
+        seed=train.seed,
+        answers=answers,
+        device=runs[0].about["provenance"]["device"],
+        commit=runs[0].about["provenance"]["commit"],
+    )
+
+
+def plot_training(config: ExperimentConfig, path: Path) -> None:
+    """The parts of each student's loss over the steps; a part that only some students have is theirs alone."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    students = {name: folder.parent for name, folder in model_names(config).items() if name != "teacher"}
+    logs = {name: read_jsonl(folder / "training_log.jsonl") for name, folder in students.items()}
+    present = [key for key in PARTS if any(key in entry for log in logs.values() for entry in log)]
+    figure, panels = plt.subplots(1, len(present), figsize=(3.7 * len(present), 3.4), squeeze=False)
+    for axes, key in zip(panels[0], present, strict=True):
+        for i, (name, log) in enumerate(logs.items()):
+            points = [(entry["step"], entry[key]) for entry in log if key in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=f"C{i}", label=name)
+        axes.set_title(PARTS[key], fontsize=10)
+        axes.set_xlabel("optimizer step")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def write_report(config: ExperimentConfig, runs: list[Run]) -> None:
+    """Write comparison.json, report.md, frontier.png and training.png into the experiment's results_dir."""
+    output = Path(config.results_dir)
+    reference = next(run.name for run in runs if run.about["decoder"].get("steps") == config.evaluate.gen_length)
+    compared = compare(runs, reference, config.evaluate.margin)
+    write_json(output / "comparison.json", compared)
+    plot_frontier(runs, compared, output / "frontier.png")
+    plot_training(config, output / "training.png")
+    write_text(output / "report.md", page(config, runs, compared))
+
+
+def main():
+    config = load(ExperimentConfig, *command_line(__doc__))
+    require(config.evaluate is not None, "this config has no `evaluate` section: use evaluation/scripts for benchmarks")
+    write_report(config, run_grid(config))
+    print(f"wrote {config.results_dir}/report.md")
+
+
+if __name__ == "__main__":
+    exit_with_message(main)
