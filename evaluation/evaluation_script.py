@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model_args", required=True, help=f"key=value,...: {names(ModelOptions)}")
     p.add_argument("--gen_kwargs", default="", help=f"key=value,...: {names(DecodingOptions)}")
     p.add_argument("--batch_size", type=int, default=1, help="rows decoded together; changes no answer in float32")
-    p.add_argument("--samples", type=int, default=1, help="responses per document; right if one is (pass@k, k = samples)")
+    p.add_argument(
+        "--samples", type=int, default=1, help="responses per document; right if one is (pass@k, k = samples)"
+    )
     p.add_argument("--output_path", type=Path, required=True, help="folder for the run's record and the resume log")
     p.add_argument("--name", help="of the run in tables (default: the folder's)")
     p.add_argument("--log_samples", action="store_true", help="also write lm-eval's record of each sample")
@@ -59,7 +61,9 @@ def check_arguments(arguments: argparse.Namespace, tasks: list[str]) -> None:
     for name in ("batch_size", "samples", "limit"):
         value = vars(arguments)[name]
         require(value is None or value >= 1, f"--{name} {value} must be at least 1")
-    require(arguments.data_dir is None or arguments.data_dir.is_dir(), f"--data_dir {arguments.data_dir} is not a folder")
+    require(
+        arguments.data_dir is None or arguments.data_dir.is_dir(), f"--data_dir {arguments.data_dir} is not a folder"
+    )
     ours = [task for task in tasks if is_ours(task)]
     programs = [task for task in ours if task.removeprefix(PREFIX).split("_")[0] in RUNS_CODE]
     require(

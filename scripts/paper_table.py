@@ -14,7 +14,7 @@ from pathlib import Path
 from compare_results import compare, interval_of_accuracy, paired_samples, results_of, spread, summarise
 
 from cd4lm.config import exit_with_message, require
-from evaluation.dllm_eval.results import write_whole
+from cd4lm.io import write_text as write_whole
 from evaluation.frontier import resample_weights
 from evaluation.metrics.rescore import Scoring
 

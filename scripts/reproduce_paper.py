@@ -35,7 +35,7 @@ from cd4lm.model.loading import load_config
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.resume import check_resume
 from cd4lm.training.train import NOT_TRAINING, parameter_count
-from evaluation.dllm_eval.results import write_whole
+from cd4lm.io import write_text as write_whole
 from evaluation.dllm_eval.task_list import local_file
 from evaluation.metrics.scoring import RUNS_CODE
 

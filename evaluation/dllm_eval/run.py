@@ -180,5 +180,12 @@ def stock_table(results: dict) -> str:
             metric, _, kind = name.partition(",")
             if isinstance(value, (int, float)) and kind and not metric.endswith("_stderr"):
                 error = metrics.get(f"{metric}_stderr,{kind}", "none")
-                rows.append([task, f"{metric} ({kind})", f"{value:.4f}", format(error, ".4f" if isinstance(error, float) else "")])
+                rows.append(
+                    [
+                        task,
+                        f"{metric} ({kind})",
+                        f"{value:.4f}",
+                        format(error, ".4f" if isinstance(error, float) else ""),
+                    ]
+                )
     return table(["task", "metric", "value", "standard error"], rows)

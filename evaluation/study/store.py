@@ -12,7 +12,7 @@ import torch
 from cd4lm.config import require
 from cd4lm.data.rows import digest, read_jsonl
 from cd4lm.training.resume import check_resume
-from evaluation.dllm_eval.manifest import git_commit, versions
+from cd4lm.io import git_commit, versions
 from evaluation.study.settings import Cell, StudyConfig, experiment_of, folder_of
 
 
