@@ -9,7 +9,7 @@ from cd4lm.config import require
 from cd4lm.data.rows import read_jsonl
 from cd4lm.decoding import DecodeConfig
 from cd4lm.decoding.policy_options import INTEGERS, POLICIES
-from evaluation.statistics import mcnemar
+from evaluation.intervals import mcnemar
 
 # What is tried of each policy, the loosest (fastest) value first; of `fixed`, see ladder().
 LADDERS = {
