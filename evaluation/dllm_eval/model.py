@@ -46,35 +46,8 @@ def join_processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=24))
 
 
-class ProcessesLM(TemplateLM):
-    """What lm-eval asks of a model in several processes: it gives each a share of the documents and gathers results."""
-
-    def __init__(self):
-        super().__init__()
-        self.state = join_processes()
-        self._rank, self._world_size = self.state.process_index, self.state.num_processes
-        self._device = self.state.device
-
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.world_size == 1:
-            return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        torch.distributed.all_gather(parts, tensor.contiguous())
-        return torch.stack(parts) if tensor.ndim == 0 else torch.cat(parts)
-
-    def gather_object(self, obj, dst: int = 0) -> list | None:
-        if self.world_size == 1:
-            return [obj]
-        parts = [None] * self.world_size if self.rank == dst else None
-        torch.distributed.gather_object(obj, parts, dst=dst)
-        return parts
-
-    def barrier(self) -> None:
-        self.state.wait_for_everyone()
-
-
 @register_model("LLaDA")
-class LLaDA(ProcessesLM):
+class LLaDA(TemplateLM):
     """A masked diffusion model under lm-eval.
 
     pretrained, dtype, mc_samples: see ModelOptions. batch_size: rows decoded together; it changes no answer.
@@ -92,6 +65,9 @@ class LLaDA(ProcessesLM):
         progress: Progress | None = None,
     ):
         super().__init__()
+        self.state = join_processes()
+        self._rank, self._world_size = self.state.process_index, self.state.num_processes
+        self._device = self.state.device
         self.model, self.tokenizer = load_for_inference(pretrained, dtype=DTYPES[dtype])
         self.stored, self.eos_ids = DecodingOptions.stored(pretrained), end_ids(self.tokenizer)
         self.batch_size, self.mc_samples, self.seed = int(batch_size), mc_samples, seed
@@ -237,3 +213,20 @@ class LLaDA(ProcessesLM):
             for i, request in enumerate(batch):
                 own = [j for j, (owner, _) in enumerate(parts) if owner == i]
                 yield request, (sum(values[j] for j in own), all(written[j] for j in own))
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.world_size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts) if tensor.ndim == 0 else torch.cat(parts)
+
+    def gather_object(self, obj, dst: int = 0) -> list | None:
+        if self.world_size == 1:
+            return [obj]
+        parts = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object(obj, parts, dst=dst)
+        return parts
+
+    def barrier(self) -> None:
+        self.state.wait_for_everyone()

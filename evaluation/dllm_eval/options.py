@@ -1,10 +1,8 @@
 """What --model_args and --gen_kwargs may say, checked by name before anything is loaded."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
-
-from pydantic.dataclasses import dataclass
 
 from cd4lm.config import build, require
 from cd4lm.decoding.config import DecodeConfig
