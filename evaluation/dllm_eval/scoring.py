@@ -11,7 +11,7 @@ from cd4lm.io import fingerprint
 from evaluation.dllm_eval.answers import Answer, Response
 from evaluation.dllm_eval.options import PREFIX, is_ours
 from evaluation.metrics.scoring import judge
-from evaluation.metrics.verdict import RIGHT, Scoring, Verdict
+from evaluation.metrics.verdict import Scoring, Verdict
 
 
 class Judge:
