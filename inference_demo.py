@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from cd4lm.cli import Answerer, parser_of
 from cd4lm.config import exit_with_message, require
+from cd4lm.decoding.command_line import Answerer, parser_of
 from cd4lm.decoding.options import SETTINGS, DecodingOptions
 from cd4lm.io import check_writable, write_text
 

@@ -18,7 +18,7 @@ from cd4lm.data.examples import end_ids
 from cd4lm.data.rows import digest, read_jsonl
 from cd4lm.decoding import Decoder, DecodingOptions
 from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
-from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer_for_inference
+from cd4lm.model.loading import load_config, load_for_inference, tokenizer_for_inference
 from cd4lm.settings import EvaluateConfig, ExperimentConfig
 from evaluation.compare import compare
 from evaluation.measure import measure
@@ -87,7 +87,7 @@ def decoders(config: EvaluateConfig, name: str, folder: Path) -> list[Decoder]:
     )
     asked = [] if name.startswith("control") else [replace(base, steps=steps) for steps in config.fixed_steps]
     asked += [replace(base, confidence_threshold=tau) for tau in config.thresholds]
-    model_config, ends = load_config(folder), end_ids(load_tokenizer_for_inference(folder))
+    model_config, ends = load_config(folder), end_ids(tokenizer_for_inference(folder))
     if model_config.attention == "block_causal":
         asked += [replace(options, cache="block") for options in asked]
     return [options.decoder(model_config, ends) for options in asked]

@@ -8,7 +8,7 @@ from pathlib import Path
 from cd4lm.config import require
 from cd4lm.data.rows import read_jsonl
 from cd4lm.decoding import DecodeConfig
-from cd4lm.decoding.policy_options import INTEGERS, POLICIES
+from evaluation.run import Run
 from evaluation.intervals import mcnemar
 
 # What is tried of each policy, the loosest (fastest) value first; of `fixed`, see ladder().
@@ -23,25 +23,25 @@ LADDERS = {
 
 @dataclass(frozen=True)
 class Trial:
-    """One value that was tried, the cell it measured (see measure.py), and whether that is enough."""
+    """One value that was tried, the run it gave with its summary (see compare.py), and whether that is enough."""
 
     value: float
-    cell: dict
+    run: Run | None
+    summary: dict
     enough: bool
 
-    def record(self, baseline: dict | None) -> dict:
+    def record(self, baseline: "Trial | None") -> dict:
         """For the JSON file: the summary, and the paired p-value (McNemar) against one token per step if measured."""
-        summary = {name: value for name, value in self.cell.items() if name != "problems"}
-        record = {"value": self.value, "enough": self.enough, **summary}
+        record = {"value": self.value, "enough": self.enough, **self.summary}
         if baseline is not None:
-            record["p_against_baseline"] = mcnemar(baseline["problems"]["right"], self.cell["problems"]["right"])
+            record["p_against_baseline"] = mcnemar(baseline.run.right > 0, self.run.right > 0)
         return record
 
 
 def ladder(policy: str, config: DecodeConfig, values: str | None) -> tuple[float, ...]:
     """The values to try of a policy, the loosest first: those of the command line in its order, else ours."""
     if values is not None:
-        kind = int if POLICIES[policy].option in INTEGERS else float
+        kind = int if policy in ("fixed", "budget") else float
         try:
             return tuple(kind(value) for value in values.split(","))
         except ValueError:
@@ -69,7 +69,7 @@ def grid(values: Sequence[float], attempt: Callable[[float], Trial]) -> list[Tri
 
 def best(trials: Sequence[Trial]) -> Trial | None:
     """Of the trials that are enough the one with the fewest forward passes; None where no trial is."""
-    return min((t for t in trials if t.enough), key=lambda t: t.cell["nfe"], default=None)
+    return min((t for t in trials if t.enough), key=lambda t: t.summary["nfe"], default=None)
 
 
 def read_problems(data: Path, limit: int | None, allow_test: bool) -> tuple[Path, list[dict]]:

@@ -6,8 +6,8 @@ python scripts/LLaDA_generate.py --model_path /models/LLaDA-8B-Instruct --prompt
 
 from dataclasses import replace
 
-from cd4lm.cli import add_prompts, generate_and_print, parser_of
 from cd4lm.config import exit_with_message
+from cd4lm.decoding.command_line import add_prompts, generate_and_print, parser_of
 from cd4lm.decoding.options import LIMITS, POLICIES, DecodingOptions
 
 OTHERS = [entry.option for name, entry in POLICIES.items() if name != "fixed"]

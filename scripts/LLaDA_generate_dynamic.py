@@ -4,8 +4,8 @@ python scripts/LLaDA_generate_dynamic.py --prompt "tom has 7 apples . buys 3 . g
 python scripts/LLaDA_generate_dynamic.py --model_path /models/LLaDA-8B-Instruct --prompt "..." --factor 1.0
 """
 
-from cd4lm.cli import add_prompts, generate_and_print, parser_of
 from cd4lm.config import exit_with_message
+from cd4lm.decoding.command_line import add_prompts, generate_and_print, parser_of
 from cd4lm.decoding.options import DecodingOptions
 
 

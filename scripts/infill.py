@@ -11,8 +11,8 @@ import json
 import re
 from dataclasses import replace
 
-from cd4lm.cli import Answerer, parser_of
 from cd4lm.config import exit_with_message, require
+from cd4lm.decoding.command_line import Answerer, parser_of
 from cd4lm.decoding.options import DecodingOptions
 
 MASK = re.compile(r"\[MASK(?::(\d+))?\]")

@@ -2,21 +2,20 @@
 
     python scripts/paper_table.py outputs/paper [--threshold 0.95]
 
-Reads the runs of scripts/reproduce_paper.sh under FOLDER/eval/<benchmark>; writes FOLDER/table.md and FOLDER/table.json.
-Accuracies have Wilson's 95 % interval; gains, forward passes and wall clock a bootstrap interval over the same documents.
+Reads the runs of scripts/reproduce_paper.sh under FOLDER/eval; what a run is, student or teacher and which decoder, stands in its
+run.json. Writes FOLDER/table.md and FOLDER/table.json. Accuracies have Wilson's 95 % interval; gains, forward passes and wall
+clock a bootstrap interval over the same documents.
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from compare_results import compare, interval_of_accuracy, paired_samples, results_of, spread, summarise
-
 from cd4lm.config import exit_with_message, require
-from cd4lm.io import write_text as write_whole
-from evaluation.frontier import resample_weights
-from evaluation.metrics.rescore import Scoring
+from cd4lm.io import write_json, write_text
+from evaluation.compare import check_paired, paired, summarise
+from evaluation.report import interval, percent, table
+from evaluation.run import Run
 
 
 @dataclass(frozen=True)
@@ -36,172 +35,153 @@ PAPER = {
     "humaneval": Published("HumanEval", 164, 38.7, 40.9, 3.30),
     "mbpp": Published("MBPP", 500, 36.9, 39.0, 2.96),
 }
-# The folders of one benchmark, by what they hold; {} is CAD's threshold. `full` decodes the tail after EOS, as published.
+# Whose weights, policy, and whether it stops at EOS; without that the tail is decoded too, as published.
 RUNS = {
-    "student + CAD": "cad_{}",
-    "student + CAD, full": "cad_full_{}",
-    "teacher + CAD": "teacher_cad_{}",
-    "teacher, fixed": "teacher_fixed_stop",
-    "teacher, fixed, full": "teacher_fixed",
+    "student + CAD": ("student", "cad", True),
+    "student + CAD, full": ("student", "cad", False),
+    "teacher + CAD": ("teacher", "cad", True),
+    "teacher, fixed": ("teacher", "fixed", True),
+    "teacher, fixed, full": ("teacher", "fixed", False),
 }
-RESAMPLES, SEED = 2000, 0
+NOTES = """Published figures are single runs in another harness, without intervals: that ours contains one shows no more than that the
+two do not contradict each other. `full` decodes the tail after EOS, as published; tokens are counted before EOS. Rows of a batch
+share the machine, so only runs of batch 1 compare with the published speed-ups. The control decides what distillation adds."""
 
 
-def figure(name: str, published: float | None, interval: dict, form: str, scale: float = 1, told: bool = True) -> dict:
+def role_of(run: Run, folder: Path, threshold: float) -> str | None:
+    """Which of RUNS a run is; None for another threshold or decoder. A student's weights lie below the folder."""
+    decoder = run.about["decoder"]
+    inside = Path(run.about["model"]["folder"]).resolve().is_relative_to(folder.resolve())
+    if decoder["policy"] == "cad" and decoder["confidence_threshold"] != threshold:
+        return None
+    key = ("student" if inside else "teacher", decoder["policy"], decoder["stop_at_eos"])
+    return next((name for name, wanted in RUNS.items() if wanted == key), None)
+
+
+def runs_of(folder: Path, threshold: float) -> dict[str, dict[str, Run]]:
+    """The runs of each benchmark that has any, by role. Raises ValueError naming a role without a finished run."""
+    found: dict[str, dict[str, Run]] = {}
+    for file in sorted((folder / "eval").rglob("run.json")):
+        run = Run.read(file.parent)
+        role = role_of(run, folder, threshold)
+        if role is not None and run.task in PAPER:
+            found.setdefault(run.task, {})[role] = run
+    for task, runs in found.items():
+        lacks = [role for role in RUNS if role not in runs]
+        require(not lacks, f"{folder}/eval has no finished run `{', '.join(lacks)}` of {task} (CAD at {threshold:g})")
+    return found
+
+
+def figure(name: str, published: float | None, e: dict, form: str, scale: float = 1, told: bool = True) -> dict:
     """One figure with its interval; contains: whether the published one lies in it, None where that cannot be said."""
-    value, low, high = (scale * interval[bound] for bound in ("value", "low", "high"))
+    value, low, high = (scale * e[bound] for bound in ("value", "low", "high"))
     contains = low <= published <= high if told and published is not None else None
-    found = {"figure": name, "published": published, "value": value, "low": low, "high": high}
-    return found | {"contains": contains, "form": form}
-
-
-def benchmark(task: str, folder: Path, threshold: str) -> dict:
-    """All runs of one benchmark, the published figures beside ours, and the control. Raises ValueError for a missing run."""
-    folders = {name: folder / form.format(threshold) for name, form in RUNS.items()}
-    for path in folders.values():
-        require((path / "results.json").is_file(), f"{path}/results.json does not exist: finish that evaluation first")
-    samples = paired_samples(folders)[task]
-    results = {name: results_of(name, task, samples[name], Scoring()) for name in RUNS}
-    weights = resample_weights(len(results["teacher + CAD"].right), RESAMPLES, SEED)
-
-    def paired(reference: str, other: str) -> dict:
-        return compare(results[reference], results[other], weights)
-
-    paper, runs = PAPER[task], {name: summarise(result) for name, result in results.items()}
-    gain, control = paired("teacher, fixed, full", "student + CAD"), paired("teacher + CAD", "student + CAD")
-    figures = [
-        figure("LLaDA, %", paper.llada, interval_of_accuracy(runs["teacher, fixed, full"]), ".1f", 100),
-        figure("CD4LM, %", paper.cd4lm, interval_of_accuracy(runs["student + CAD"]), ".1f", 100),
-        figure(
-            "gain, points", paper.cd4lm - paper.llada, gain["accuracy_difference"], "+.1f", 100, told=differ(gain) > 0
-        ),
-        figure(
-            "speed-up, whole canvas",
-            paper.speedup,
-            paired("teacher, fixed, full", "student + CAD, full")["faster"],
-            ".2f",
-        ),
-        figure("speed-up, stopping at EOS", None, paired("teacher, fixed", "student + CAD")["faster"], ".2f"),
-        figure("speed-up of the teacher alone", None, paired("teacher, fixed", "teacher + CAD")["faster"], ".2f"),
-    ]
-    about = {json.dumps(setting(path), sort_keys=True) for path in folders.values()}
-    return {
-        "documents": runs["teacher + CAD"]["items"],
-        "of": paper.documents,
-        "figures": figures,
-        "control": control | {"says": verdict(control)},
-        "runs": runs,
-        "settings": [json.loads(text) for text in sorted(about)],
+    return {"figure": name, "published": published, "value": value, "low": low, "high": high} | {
+        "contains": contains,
+        "form": form,
     }
 
 
-def differ(compared: dict) -> int:
-    """Documents that only one of two runs has right; with none of them a bootstrap interval has no width."""
-    return compared["only_reference_right"] + compared["only_other_right"]
+def accuracy(summary: dict) -> dict:
+    low, high = summary["accuracy_95"]
+    return {"value": summary["accuracy"], "low": low, "high": high}
 
 
-def setting(folder: Path) -> dict:
+def benchmark(task: str, runs: dict[str, Run]) -> dict:
+    """The published figures of one benchmark beside ours, the control, and every run."""
+    check_paired(list(runs.values()))
+    paper, own = PAPER[task], {name: summarise(run) for name, run in runs.items()}
+    gain = paired(runs["teacher, fixed, full"], runs["student + CAD"])
+    differ = gain["only_reference_right"] + gain["only_other_right"]  # else a bootstrap interval has no width
+
+    def faster(slow: str, fast: str) -> dict:
+        return paired(runs[slow], runs[fast])["faster"]
+
+    return {
+        "documents": own["teacher + CAD"]["documents"],
+        "of": paper.documents,
+        "figures": [
+            figure("LLaDA, %", paper.llada, accuracy(own["teacher, fixed, full"]), ".1f", 100),
+            figure("CD4LM, %", paper.cd4lm, accuracy(own["student + CAD"]), ".1f", 100),
+            figure(
+                "gain, points", paper.cd4lm - paper.llada, gain["accuracy_difference"], "+.1f", 100, told=differ > 0
+            ),
+            figure(
+                "speed-up, whole canvas", paper.speedup, faster("teacher, fixed, full", "student + CAD, full"), ".2f"
+            ),
+            figure("speed-up, stopping at EOS", None, faster("teacher, fixed", "student + CAD"), ".2f"),
+            figure("speed-up of the teacher alone", None, faster("teacher, fixed", "teacher + CAD"), ".2f"),
+        ],
+        "control": paired(runs["teacher + CAD"], runs["student + CAD"]),
+        "runs": own,
+        "made": sorted({made(run) for run in runs.values()}),
+    }
+
+
+def made(run: Run) -> str:
     """Where and how a run was made, as far as its clock depends on it."""
-    manifest = json.loads((folder / "results.json").read_text())["manifest"]
-    names = ("commit", "device", "dtype", "processes")
-    return {name: manifest[name] for name in names} | {"batch_size": manifest["settings"]["batch_size"]}
+    about, where = run.about, run.about["provenance"]
+    return (
+        f"{where['device']}, {about['model']['dtype']}, batch {about['settings']['batch_size']}, "
+        f"{about['processes']} process(es), commit {where['commit']}"
+    )
 
 
-def verdict(control: dict) -> str:
-    """What the paired comparison of student + CAD with teacher + CAD allows to say."""
-    points, passes = control["accuracy_difference"], control["fewer_nfe"]
-    if points["low"] > 0 or points["high"] < 0:
-        accuracy = f"the student is right {'more' if points['low'] > 0 else 'less'} often"
-    else:
-        accuracy = "no difference in accuracy can be told"
-    if passes["low"] > 1 or passes["high"] < 1:
-        return f"{accuracy}; it needs {'fewer' if passes['low'] > 1 else 'more'} forward passes"
-    return f"{accuracy}, nor one in forward passes"
-
-
-def answer(f: dict) -> str:
-    if f["published"] is None:
-        return ""
-    return "cannot be said: no document differs" if f["contains"] is None else ("yes" if f["contains"] else "no")
+def figure_rows(found: dict[str, dict | None]) -> list[list[str]]:
+    rows = []
+    for task, paper in PAPER.items():
+        if found[task] is None:
+            figures = f"{paper.llada}, {paper.cd4lm}, {paper.cd4lm - paper.llada:+.1f}, {paper.speedup:.2f}"
+            rows.append([paper.title, "LLaDA, CD4LM, gain, speed-up", figures, "not run", ""])
+            continue
+        for f in found[task]["figures"]:
+            published = "" if f["published"] is None else format(f["published"], f["form"])
+            words = {True: "yes", False: "no", None: "" if f["published"] is None else "no document differs"}
+            rows.append([paper.title, f["figure"], published, interval(f, 1, f["form"]), words[f["contains"]]])
+    return rows
 
 
 def markdown(found: dict[str, dict | None]) -> str:
     """Three tables: published against ours, the control, all runs; and what limits them."""
-    lines = ["# CD4LM's table, published and reproduced", ""]
-    lines += [
-        "| benchmark | figure | published | ours [95 %] | contains the published figure |",
-        "|---|---|---|---|---|",
-    ]
-    for task, paper in PAPER.items():
-        if found[task] is None:
-            gain = f"{paper.cd4lm - paper.llada:+.1f}"
-            lines.append(
-                f"| {paper.title} | LLaDA, CD4LM, gain, speed-up | {paper.llada}, {paper.cd4lm}, {gain}, "
-                f"{paper.speedup:.2f} | not run | |"
-            )
-            continue
-        for f in found[task]["figures"]:
-            published = "" if f["published"] is None else format(f["published"], f["form"])
-            lines.append(f"| {paper.title} | {f['figure']} | {published} | {spread(f, 1, f['form'])} | {answer(f)} |")
-    done = {task: result for task, result in found.items() if result is not None}
-    lines += ["", "## The control: student + CAD against teacher + CAD", ""]
-    lines += [
-        "| benchmark | difference, points | McNemar p | x fewer NFE | x faster | says |",
-        "|---|---|---|---|---|---|",
-    ]
-    for task, result in done.items():
+    done = {PAPER[task].title: result for task, result in found.items() if result is not None}
+    control, runs, made_by = [], [], []
+    for title, result in done.items():
         c = result["control"]
-        cells = (spread(c["accuracy_difference"], 100, "+.1f"), f"{c['mcnemar_p']:.3g}")
-        cells += (spread(c["fewer_nfe"], 1, ".2f"), spread(c["faster"], 1, ".2f"), c["says"])
-        lines.append(f"| {PAPER[task].title} | {' | '.join(cells)} |")
-    lines += ["", "## Runs", ""]
-    lines += [
-        "| benchmark | run | accuracy, % [95 %] | NFE | tokens per forward | seconds |",
-        "|---|---|---|---|---|---|",
+        points = interval(c["accuracy_difference"], 100, "+.1f")
+        control.append(
+            [title, points, f"{c['mcnemar_p']:.3g}", interval(c["fewer_nfe"]), interval(c["faster"])],
+        )
+        for name, r in result["runs"].items():
+            cost = [f"{r['nfe']:.1f}", f"{r['tokens_per_forward']:.2f}", f"{r['latency_mean']:.3g}"]
+            runs.append([title, name, percent(r), *cost])
+        part = "" if result["documents"] == result["of"] else " (not the whole published set)"
+        made_by.append(
+            f"- {title}: {result['documents']} of {result['of']} documents{part}; {'; '.join(result['made'])}."
+        )
+    parts = [
+        "# CD4LM's table, published and reproduced",
+        table(["benchmark", "figure", "published", "ours [95 %]", "contains the published figure"], figure_rows(found)),
+        "## The control: student + CAD against teacher + CAD",
+        table(["benchmark", "difference, points", "McNemar p", "times fewer NFE", "times faster"], control),
+        "## Runs",
+        table(["benchmark", "run", "accuracy, % [95 %]", "NFE", "tokens per forward", "seconds"], runs),
+        NOTES,
+        "\n".join(made_by),
     ]
-    for task, result in done.items():
-        for name, run in result["runs"].items():
-            accuracy = spread(interval_of_accuracy(run), 100, ".1f")
-            cost = f"{run['nfe']:.1f} | {run['tokens_per_forward']:.2f} | {run['seconds']:.3g}"
-            lines.append(f"| {PAPER[task].title} | {name} | {accuracy} | {cost} |")
-    return "\n".join([*lines, "", *notes(done)]) + "\n"
-
-
-def notes(done: dict[str, dict]) -> list[str]:
-    """What a reader must know before quoting a number."""
-    found = [
-        "Published figures are single runs in another harness, without intervals. That ours contains one shows no more "
-        "than that the two do not contradict each other. `full` decodes the tail after EOS, as published; tokens are "
-        "counted before EOS.",
-    ]
-    for task, result in done.items():
-        title, settings = PAPER[task].title, result["settings"]
-        form = "{device}, {dtype}, batch {batch_size}, {processes} process(es), commit {commit}"
-        made = "; ".join(form.format(**setting) for setting in settings)
-        found.append(f"{title}: {result['documents']} of {result['of']} documents; {made}.")
-        if result["documents"] < result["of"]:
-            found.append(f"{title} is not the published set: only its first {result['documents']} documents were run.")
-        if len(settings) > 1:
-            found.append(f"{title}: the runs were not all made alike, so their clocks may not compare.")
-        if any(setting["batch_size"] > 1 for setting in settings):
-            found.append(f"{title}: rows of a batch share the machine; the published speed-ups are of batch 1.")
-    return [f"- {note}" for note in found]
+    return "\n\n".join(parts) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="OUTPUT_DIR of reproduce_paper.sh")
-    parser.add_argument("--threshold", default="0.95", help="CAD's, as in the names of the runs (0.95)")
+    parser.add_argument("--threshold", type=float, default=0.95, help="CAD's (0.95)")
     arguments = parser.parse_args()
-    places = {task: arguments.folder / "eval" / task for task in PAPER}
-    require(
-        any(place.is_dir() for place in places.values()),
-        f"{arguments.folder}/eval holds none of {', '.join(PAPER)}: run scripts/reproduce_paper.sh first",
-    )
-    found = {t: benchmark(t, place, arguments.threshold) if place.is_dir() else None for t, place in places.items()}
+    runs = runs_of(arguments.folder, arguments.threshold)
+    require(bool(runs), f"{arguments.folder}/eval holds no finished run: run scripts/reproduce_paper.sh first")
+    found = {task: benchmark(task, runs[task]) if task in runs else None for task in PAPER}
     text = markdown(found)
-    write_whole(arguments.folder / "table.md", text)
-    write_whole(arguments.folder / "table.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
+    write_text(arguments.folder / "table.md", text)
+    write_json(arguments.folder / "table.json", found)
     print(text + f"\nwrote {arguments.folder}/table.md and table.json")
 
 

@@ -8,13 +8,15 @@ Writes train.jsonl, validation.jsonl (and test.jsonl for tiny) and manifest.json
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 from cd4lm.config import exit_with_message, require
+from cd4lm.data import tiny_task
 from cd4lm.data.rows import SOURCES, build_splits, digest, revision_of, write_jsonl
 from cd4lm.data.tiny_task import CHAINS
+from cd4lm.decoding.options import DecodingOptions
+from cd4lm.io import write_json
 
 
 def parse() -> argparse.Namespace:
@@ -38,27 +40,24 @@ def parse() -> argparse.Namespace:
 
 def answer(rows: list[dict], arguments: argparse.Namespace) -> list[dict]:
     """Rows with the teacher's answers."""
-    from cd4lm.data import tiny_task
+    from cd4lm.data.examples import end_ids
     from cd4lm.model.loading import load_for_inference
-    from cd4lm.settings import FormatConfig
     from cd4lm.training.generate_targets import own_answers
 
     require(arguments.teacher is not None, "--answers teacher needs --teacher: the checkpoint that answers")
     checks = arguments.dataset in CHAINS and arguments.keep == "right"
     require(checks or arguments.keep == "all", f"no checker for {arguments.dataset} answers: pass --keep all")
     teacher, tokenizer = load_for_inference(arguments.teacher)
-    return own_answers(
-        teacher,
-        tokenizer,
-        rows,
-        FormatConfig(answer_length=arguments.gen_length),
-        block_length=arguments.block_length,
-        threshold=arguments.threshold,
+    options = DecodingOptions(
+        confidence_threshold=arguments.threshold,
         temperature=arguments.temperature,
-        batch_size=arguments.batch_size,
+        gen_length=arguments.gen_length,
+        block_length=arguments.block_length,
         seed=arguments.seed,
-        is_right=tiny_task.score if checks else None,
     )
+    decoder = options.decoder(teacher.config, end_ids(tokenizer))
+    is_right = tiny_task.score if checks else None
+    return own_answers(teacher, tokenizer, rows, decoder, batch_size=arguments.batch_size, is_right=is_right)
 
 
 def main():
@@ -100,7 +99,7 @@ def main():
         if arguments.answers == "teacher":
             names = ("teacher", "threshold", "temperature", "gen_length", "block_length", "keep")
             manifest["own_answers"] = {name: vars(arguments)[name] for name in names} | {"questions": asked}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(partial / "manifest.json", manifest)
         partial.rename(final)  # fails on a folder that has been filled since, which must not be overwritten
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -27,15 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from paper_table import RUNS
 from run_experiment import ROOT, check_data, check_experiment, prepare_command, run, run_experiment
 
 from cd4lm.config import exit_with_message, load, require
+from cd4lm.io import weights_fingerprint, write_json
 from cd4lm.model.loading import load_config
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.resume import check_resume
 from cd4lm.training.train import NOT_TRAINING, parameter_count
-from cd4lm.io import write_text as write_whole
 from evaluation.dllm_eval.task_list import local_file
 from evaluation.metrics.scoring import RUNS_CODE
 
@@ -43,7 +42,7 @@ STUDENTS = {"gsm8k": ("gsm8k", "math500"), "opencode": ("humaneval", "mbpp")}  #
 SCRIPTS = {"gsm8k": "gsm8k", "math500": "math", "humaneval": "humaneval", "mbpp": "mbpp"}
 CONFIGS = {"full": "", "lora": "_lora", "published": "_published"}
 EVALUATED_WITH = ("DATA_DIR", "BATCH_SIZE", "DTYPE", "PROTOCOL", "GEN_LENGTH", "BLOCK_LENGTH")
-FULL_GPUS = 4  # full training beside its teacher does not fit fewer of 80 GB (scripts/training_memory.py)
+FULL_GPUS = 4  # weights, masters, moments, gradients and teacher of 8B: about 46 GB each on 8, over 80 on fewer than 4
 
 
 @dataclass(frozen=True)
@@ -164,23 +163,16 @@ def evaluate(plan: Plan, task: str) -> None:
         "NUM_PROCESSES": str(plan.processes),
         "LIMIT": "" if plan.limit is None else str(plan.limit),
     }
-    made = environment | {name: os.environ.get(name, "") for name in EVALUATED_WITH} | {"weights": stamp(plan, student)}
-    folder = plan.output / "eval" / task
-    record = folder / "finished.json"
-    there = all((folder / name.format(plan.threshold) / "results.json").is_file() for name in RUNS.values())
-    if there and record.is_file() and json.loads(record.read_text()) == made:
+    made = environment | {name: os.environ.get(name, "") for name in EVALUATED_WITH}
+    made["weights"] = weights_fingerprint(plan.output / student / "student")
+    record = plan.output / "eval" / task / "finished.json"
+    if record.is_file() and json.loads(record.read_text()) == made:
         print(f"\n== evaluation of {task}: done before", flush=True)
         return
     record.unlink(missing_ok=True)
     confirm = ["--confirm_run_unsafe_code"] if task in RUNS_CODE else []
     run(f"evaluation of {task}", ["bash", f"evaluation/scripts/eval_{SCRIPTS[task]}.sh", *confirm], environment)
-    write_whole(record, json.dumps(made, indent=2) + "\n")
-
-
-def stamp(plan: Plan, student: str) -> list[str]:
-    """What tells a student from one that was trained again: when its files were written, and their sizes."""
-    files = sorted((plan.output / student / "student").glob("*.safetensors"))
-    return [f"{file.name} {file.stat().st_mtime_ns} {file.stat().st_size}" for file in files]
+    write_json(record, made)
 
 
 def main():

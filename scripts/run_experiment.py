@@ -69,7 +69,7 @@ def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> 
     """Run one stage; stop with its exit status if it fails."""
     print(f"\n== {stage}: {' '.join(command)}", flush=True)
     start = time.monotonic()
-    status = run_command(command, {"PYTHONPATH": str(ROOT)} | (extra or {}))
+    status = run_command(command, extra or {})
     if status:
         sys.exit(status)
     print(f"== {stage}: done in {time.monotonic() - start:.0f} s", flush=True)
@@ -113,7 +113,7 @@ def run_experiment(path: str, overrides: list[str]) -> None:
     if config.evaluate is None:
         print(f"\nstudent in {config.output_dir}/student; evaluate it with the benchmark scripts")
         return
-    run("evaluation", [sys.executable, "-m", "evaluation.compare_decoders", path, *overrides])
+    run("evaluation", [sys.executable, "-m", "evaluation.embedded", path, *overrides])
     print("\n" + (Path(config.results_dir) / "report.md").read_text().split("![")[0])
 
 

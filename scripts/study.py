@@ -21,6 +21,7 @@ from run_experiment import make_student, prepare
 from tqdm import tqdm
 
 from cd4lm.config import TERMINATED, exit_with_message, load, require
+from cd4lm.io import provenance, write_json
 from cd4lm.model.checkpoint import check_folder
 from evaluation.study.compare import differences
 from evaluation.study.measures import MEASURES, measure_cell, missing
@@ -35,7 +36,7 @@ from evaluation.study.settings import (
     needed_cells,
     training_settings,
 )
-from evaluation.study.store import CellFiles, provenance, read_problems, weights_digest, write_json
+from evaluation.study.store import CellFiles, read_problems, weights_digest
 from evaluation.study.subject import Subject
 from evaluation.study.timing import measure_timing
 from evaluation.study.workers import run_cells

@@ -1,12 +1,14 @@
 """Shared by all tests: small models on the CPU, and the reference checkpoint with the published programs' outputs."""
 
 import os
+import sys
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 
+from cd4lm.config import exit_with_message
 from cd4lm.data.tiny_tokenizer import build_tokenizer
 from cd4lm.model import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
 
@@ -71,3 +73,31 @@ def prompts() -> list[torch.Tensor]:
     """Ragged prompts for `model`."""
     generator = torch.Generator().manual_seed(3)
     return [torch.randint(0, 57, (n,), generator=generator) for n in (3, 9, 20, 1, 7)]
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Call main with the words of a command line; its exit message, None where it succeeds, and what it printed."""
+
+    def call(main, *words) -> tuple[str | None, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+        monkeypatch.delenv("CD4LM_DEBUG", raising=False)
+        message = None
+        try:
+            exit_with_message(main)
+        except SystemExit as stop:
+            message = str(stop.code)
+        return message, capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def refused(run_main):
+    """Assert that a command line stops with one line that holds the message."""
+
+    def check(main, message: str, *words) -> None:
+        said, _ = run_main(main, *words)
+        assert said is not None and message in said and "\n" not in said, said
+
+    return check

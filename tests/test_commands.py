@@ -33,6 +33,12 @@ evaluate: {{problems: 24, batch_size: 24, gen_length: 40, block_length: 20, fixe
 """
 
 
+def models(compared: dict) -> dict[str, int]:
+    """How many runs of each model a comparison has."""
+    names = [name.partition(" + ")[0] for name in compared["runs"]]
+    return {name: names.count(name) for name in names}
+
+
 def mini_config(folder):
     path = folder / "mini.yaml"
     path.write_text(MINI.format(folder=folder))
@@ -74,10 +80,29 @@ class TestGenerating:
         base = ("--model_path", TEACHER, "--prompt", QUESTION)
         refused(command("scripts/LLaDA_generate_dynamic.py", *base, *words), message)
 
-    @pytest.mark.parametrize("script", ["LLaDA_generate", "LLaDA_generate_dynamic", "prepare_data", "run_experiment"])
+    def test_masks_of_a_text_are_filled_in_from_both_sides(self):
+        words = ("--model_path", TEACHER, "--prompt", "tom has 7 apples . buys 3 . how many ?", "--json")
+        done = command("scripts/infill.py", *words, "--text", "7 [MASK] 3 = [MASK] . #### 10")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"text": "7 + 3 = 10 . #### 10", "filled": ["+", "10"], "nfe": 2}
+        done = command("scripts/infill.py", *words, "--text", "[MASK:4] = 10 . #### 10")
+        assert len(json.loads(done.stdout)["filled"]) == 4
+        refused(command("scripts/infill.py", *words, "--text", "7 + 3"), "has no mask: write [MASK]")
+        refused(command("scripts/infill.py", *words, "--text", "7 zebras [MASK]"), "does not know the words zebras")
+
+    SCRIPTS = ("LLaDA_generate", "LLaDA_generate_dynamic", "infill", "prepare_data", "run_experiment", "tune_threshold")
+
+    @pytest.mark.parametrize("script", SCRIPTS)
     def test_help(self, script):
         done = command(f"scripts/{script}.py", "--help")
         assert done.returncode == 0 and f"python scripts/{script}.py" in done.stdout
+
+    @pytest.mark.parametrize("file", ["inference_demo.py", "scripts/LLaDA_generate.py", "scripts/infill.py"])
+    def test_help_needs_no_torch(self, file):
+        code = f"import runpy, sys; sys.argv = ['x', '--help']; runpy.run_path('{file}', run_name='__main__')"
+        end = "; assert not {'torch', 'transformers', 'matplotlib', 'datasets'} & set(sys.modules)"
+        guarded = f"try:\n    {code}\nexcept SystemExit:\n    pass\n" + end.removeprefix("; ")
+        assert alone("-c", guarded).returncode == 0
 
     def test_a_new_interpreter_and_another_folder(self, tmp_path):
         """Nothing but the script's path is needed."""
@@ -180,11 +205,23 @@ class TestExperiment:
     def test_everything_is_written(self, finished):
         out = finished / "out"
         names = {p.name for p in out.iterdir()}
-        wanted = {"student", "control", "report.md", "results.json", "pareto.png", "training.png", "config.yaml"}
+        wanted = {
+            "student",
+            "control",
+            "runs",
+            "report.md",
+            "comparison.json",
+            "frontier.png",
+            "training.png",
+            "config.yaml",
+        }
         assert wanted <= names and not list(out.glob("**/*.partial"))
-        results = json.loads((out / "results.json").read_text())
-        assert {name: len(row) for name, row in results["cells"].items()} == {"teacher": 4, "student": 4, "control": 2}
+        compared = json.loads((out / "comparison.json").read_text())
+        assert models(compared) == {"teacher": 4, "DSCD student": 4, "control (lambda = 0)": 2}
         assert "What DSCD and CAD bring" in (out / "report.md").read_text()
+        for file in out.glob("runs/*/run.json"):
+            about = json.loads(file.read_text())
+            assert about["name"] in compared["runs"] and about["provenance"]["commit"]
 
     def test_student_is_in_the_released_layout(self, finished):
         student = LLaDAModelLM.from_pretrained(finished / "out/student")
@@ -205,15 +242,15 @@ class TestExperiment:
         assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], abs=1e-6)
 
     def test_running_again_repeats_nothing(self, finished):
-        before = {p: p.stat().st_mtime_ns for p in finished.glob("out/cells/*.json")}
+        before = {p: p.stat().st_mtime_ns for p in finished.glob("out/runs/*/*")}
         done = command("scripts/run_experiment.py", mini_config(finished))
         assert done.returncode == 0, done.stderr
-        assert before == {p: p.stat().st_mtime_ns for p in finished.glob("out/cells/*.json")}
+        assert before == {p: p.stat().st_mtime_ns for p in finished.glob("out/runs/*/*")}
 
     def test_validation_results_stand_apart(self, finished):
         report = (finished / "out/report.md").read_text()
         small = ("evaluate.split=validation", "evaluate.fixed_steps=[40]", "evaluate.problems=8", "also={}")
-        done = command("-m", "evaluation.compare_decoders", mini_config(finished), *small)
+        done = command("-m", "evaluation.embedded", mini_config(finished), *small)
         assert done.returncode == 0, done.stderr
         assert "(validation split)" in (finished / "out/validation/report.md").read_text()
         assert (finished / "out/report.md").read_text() == report and "(test split)" in report
@@ -244,22 +281,20 @@ class TestCDLM:
             "train.accumulation=1",
             "train.eval_rows=4",
             "evaluate={problems: 12, gen_length: 40, block_length: 10, fixed_steps: [40, 4], thresholds: [0.9], "
-            "headline: 0.9, latency_problems: 2}",
+            "headline: 0.9}",
         )
         done = command("scripts/run_experiment.py", mini_config(folder), *words, NUM_PROCESSES="1")
         assert done.returncode == 0, done.stderr[-3000:]
         return folder
 
     def test_every_student_with_and_without_the_cache(self, finished):
-        results = json.loads((finished / "out/results.json").read_text())
-        counts = {name: len(row) for name, row in results["cells"].items()}
-        assert counts == {"teacher": 3, "student": 6, "dscd": 3, "combination": 6}
-        assert len(results["analysis"]["caches"]) == 6
-        assert all(test["same_tokens"] for test in results["analysis"]["caches"])
+        compared = json.loads((finished / "out/comparison.json").read_text())
+        assert models(compared) == {"teacher": 3, "CDLM student": 6, "DSCD student": 3, "combination": 6}
+        assert len(compared["exact_caches"]) == 6 and all(pair["same"] for pair in compared["exact_caches"])
         report = (finished / "out/report.md").read_text()
-        for words in ("| CDLM student | fixed, 4 steps, exact cache |", "| combination |", "ms per answer at batch 1"):
+        for words in ("| CDLM student + fixed, steps=4, exact cache |", "| combination + cad |"):
             assert words in report
-        assert "the tokens are those without it in 6 of 6 cells" in report
+        assert "The exact cache changed no answer in 6 of 6 runs" in report
 
     def test_the_student_decodes_with_the_exact_cache_and_its_own_blocks(self, finished):
         words = ("--model_path", finished / "out/student", "--prompt", QUESTION, "--json")

@@ -9,8 +9,15 @@ from tests.conftest import ROOT
 ALLOWED = {
     "src/cd4lm/diffusion": {"cd4lm.diffusion"},
     "src/cd4lm/model": {"cd4lm.model", "cd4lm.diffusion"},
-    "src/cd4lm/data": {"cd4lm.data", "cd4lm.model", "cd4lm.config", "cd4lm.settings"},
-    "src/cd4lm/decoding": {"cd4lm.decoding", "cd4lm.data", "cd4lm.model", "cd4lm.diffusion", "cd4lm.config"},
+    "src/cd4lm/data": {"cd4lm.data", "cd4lm.model", "cd4lm.config", "cd4lm.io", "cd4lm.settings"},
+    "src/cd4lm/decoding": {
+        "cd4lm.decoding",
+        "cd4lm.data",
+        "cd4lm.model",
+        "cd4lm.diffusion",
+        "cd4lm.config",
+        "cd4lm.io",
+    },
     "src/cd4lm/training": {"cd4lm"},
     "src/cd4lm": {"cd4lm.config", "cd4lm.io", "cd4lm.settings"},
     "evaluation/metrics": {"evaluation.metrics", "evaluation.intervals", "cd4lm.config"},

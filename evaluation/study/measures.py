@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cd4lm.data import tiny_task
-from cd4lm.decoding import ConfidenceAdaptive, FixedSteps
-from evaluation.compare_decoders import Decoder
-from evaluation.measure import measure, summarise
+from cd4lm.decoding import ConfidenceAdaptive, Decoder, FixedSteps
+from evaluation.measure import measure
+from evaluation.intervals import wilson
 from evaluation.study.calibration import measure_calibration
 from evaluation.study.forgetting import measure_forgetting
 from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of
@@ -17,21 +17,51 @@ from evaluation.study.store import CellFiles, read_problems
 from evaluation.study.subject import Subject
 
 
-def decoders(study: StudyConfig, cell: Cell) -> list[Decoder]:
+@dataclass(frozen=True)
+class Setting:
+    """A decoder of the study: the family it belongs to in plots, its setting, the policy."""
+
+    family: str
+    setting: float
+    policy: object
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{self.setting:g}"
+
+
+def decoders(study: StudyConfig, cell: Cell) -> list[Setting]:
     """CAD thresholds and fixed budgets; of the teacher also one token per step, the reference of every cell."""
     budgets = (study.gen_length, *study.fixed_steps) if cell.variant == TEACHER else study.fixed_steps
-    fixed = [Decoder("fixed", steps, FixedSteps(steps=steps)) for steps in budgets]
-    return fixed + [Decoder("CAD", tau, ConfidenceAdaptive(threshold=tau)) for tau in study.thresholds]
+    fixed = [Setting("fixed", steps, FixedSteps(steps=steps)) for steps in budgets]
+    return fixed + [Setting("CAD", tau, ConfidenceAdaptive(threshold=tau)) for tau in study.thresholds]
 
 
-def run(subject: Subject, decoder: Decoder, count: int, **changes) -> dict:
+def summarise(cell: dict) -> dict:
+    """Means over the problems of a decoder's record, the accuracy with its Wilson interval."""
+    right, nfe, length = (sum(cell["problems"][name]) for name in ("right", "nfe", "length"))
+    n = len(cell["problems"]["right"])
+    return {
+        "accuracy": right / n,
+        "accuracy_95": wilson(right, n),
+        "nfe": nfe / n,
+        "tokens_before_eos": length / n,
+        "tokens_per_forward": length / nfe,
+        "tokens_per_second": length / cell["seconds"],
+    }
+
+
+def run(subject: Subject, setting: Setting, count: int, **changes) -> dict:
     """Accuracy, NFE and lengths of one decoder on the first `count` problems."""
-    config = subject.decoding(**changes)
+    decoder = Decoder(setting.policy, subject.decoding(**changes))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # blocks a checkpoint was not trained with are what is measured
-        how = {"batch_size": subject.study.batch_size, "score": tiny_task.score, "label": decoder.name}
-        found = measure(subject.model, subject.tokenizer, subject.rows[:count], decoder.policy, config, **how)
-    return found | {"family": decoder.family, "setting": decoder.setting} | summarise(found)
+        how = {"batch_size": subject.study.batch_size, "score": tiny_task.score, "label": setting.name}
+        documents = measure(subject.model, subject.tokenizer, subject.rows[:count], decoder, **how)
+    columns = {"right": "right", "nfe": "nfe", "length": "tokens"}
+    found = {"problems": {name: [int(d[column]) for d in documents] for name, column in columns.items()}}
+    found["seconds"] = max(d["clock"] for d in documents)
+    return found | {"family": setting.family, "setting": setting.setting} | summarise(found)
 
 
 def measure_frontier(subject: Subject, cell: Cell) -> dict:
@@ -42,7 +72,7 @@ def measure_frontier(subject: Subject, cell: Cell) -> dict:
 def measure_transfer(subject: Subject) -> dict:
     """CAD at the headline threshold with blocks and canvases that no student was trained for."""
     study = subject.study
-    decoder = Decoder("CAD", study.headline, ConfidenceAdaptive(threshold=study.headline))
+    decoder = Setting("CAD", study.headline, ConfidenceAdaptive(threshold=study.headline))
     shapes = [(study.gen_length, study.block_length)]
     shapes += [(study.gen_length, block) for block in study.transfer_block_lengths]
     shapes += [(length, study.block_length) for length in study.transfer_gen_lengths]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from cd4lm.config import require
+from cd4lm.io import write_json
 from cd4lm.model.loading import load_config
 from cd4lm.training.train import parameter_count
 from evaluation.study import tables
@@ -13,7 +14,6 @@ from evaluation.study.plots import plot_equal, plot_frontier, plot_reliability
 from evaluation.study.results import Results
 from evaluation.study.sentences import claims, page_sentences
 from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of
-from evaluation.study.store import write_json
 
 MOST_BYTES = 2_000_000  # of raw results that go beside the page; larger ones stay in output_dir
 
@@ -170,7 +170,7 @@ def write_page(study: StudyConfig, config: str) -> Path:
     timing = Path(study.output_dir) / "timing.json"
     record = {"analysis": keyed(analysis), "cells": summaries(results)}
     record["timing"] = json.loads(timing.read_text()) if timing.is_file() else None
-    write_json(folder / "results.json", record)
+    write_json(folder / "results.json", record, indent=None)
     write_raw(results, folder)
     lines = first_page(study, analysis, config, folder.name) + published(study, analysis)
     page.write_text("\n".join(lines + all_tables(results, analysis) + method(results)))

@@ -9,7 +9,14 @@ from functools import cached_property
 
 import numpy as np
 
-from evaluation.frontier import nfe_at, resample_weights
+from evaluation.intervals import nfe_at
+
+
+def resample_weights(problems: int, resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap weights (resamples, problems) summing to 1 in each row; the first row weighs all problems alike."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(problems, np.full(problems, 1 / problems), size=resamples) / problems
+    return np.vstack((np.full(problems, 1 / problems), drawn))
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Draws:
 
 def family_nfe_at(accuracy: np.ndarray, nfe: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """NFE of a family (R, C) at target accuracies (R,), interpolated; infinite where it is never reached."""
-    found = np.array([nfe_at(a, f, t) for a, f, t in zip(accuracy, nfe, targets, strict=True)])
+    found = nfe_at(accuracy, nfe, targets)
     return np.where(np.isnan(found), np.inf, found)
 
 

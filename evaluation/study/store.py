@@ -2,47 +2,14 @@
 
 import hashlib
 import json
-import platform
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from cd4lm.config import require
 from cd4lm.data.rows import digest, read_jsonl
+from cd4lm.io import provenance, write_json
 from cd4lm.training.resume import check_resume
-from cd4lm.io import git_commit, versions
 from evaluation.study.settings import Cell, StudyConfig, experiment_of, folder_of
-
-
-def write_json(path: Path, content: dict) -> None:
-    """All or nothing; NaN is refused, since JSON has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, allow_nan=False) + "\n")
-    partial.replace(path)
-
-
-def processor() -> str:
-    """The device's name as its maker gives it."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def provenance() -> dict:
-    """Where and with what a number was made."""
-    return {
-        "commit": git_commit(),
-        "device": processor(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
 
 
 def weights_digest(folder: Path) -> str:
@@ -108,7 +75,7 @@ class CellFiles:
             "provenance": provenance(),
             **content,
         }
-        write_json(self.file(measure), record)
+        write_json(self.file(measure), record, indent=None)
         return json.loads(json.dumps(record))
 
     def trained(self) -> bool:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cd4lm.data.examples import encode_prompt, end_ids
 from cd4lm.decoding import DecodeConfig, DecodeResult, decode_stream
-from cd4lm.decoding.caches import exact_cache
+from cd4lm.decoding.config import exact_cache
 from cd4lm.decoding.policies import Policy
 from cd4lm.model import DiffusionLM
 from cd4lm.model.loading import load_for_inference

@@ -8,7 +8,7 @@ import numpy as np
 
 from cd4lm.data.tiny_task import make_row
 from cd4lm.data.tiny_tokenizer import build_tokenizer
-from evaluation.measure import summarise
+from evaluation.study.measures import summarise
 from evaluation.study.results import Results
 from evaluation.study.settings import Cell, Contrast, StudyConfig, cells_of
 from evaluation.study.subject import Subject

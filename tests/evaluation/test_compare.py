@@ -79,7 +79,9 @@ def same(new: dict, old: dict) -> None:
 def random_run(name: str, accuracy: float, nfe: float, n: int = 300, seed: int = 0, **options) -> Run:
     rng = np.random.default_rng(seed)
     right = rng.random(n) < accuracy
-    return run_of(name, "m", options or {"confidence_threshold": 0.9}, right, (rng.poisson(nfe, n) + 1).tolist(), [20] * n)
+    return run_of(
+        name, "m", options or {"confidence_threshold": 0.9}, right, (rng.poisson(nfe, n) + 1).tolist(), [20] * n
+    )
 
 
 def test_a_run_against_itself_and_a_cheaper_one():

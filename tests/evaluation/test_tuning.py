@@ -5,8 +5,7 @@ import pytest
 from cd4lm.data import tiny_task
 from cd4lm.data.rows import write_jsonl
 from cd4lm.decoding import DecodeConfig
-from cd4lm.decoding.generation_settings import GenerationSettings
-from cd4lm.decoding.policy_options import POLICIES, PolicyOptions, choose_policy
+from cd4lm.decoding.options import POLICIES, DecodingOptions
 from evaluation.measure import scorer
 from evaluation.tuning import LADDERS, Trial, best, bisect, grid, ladder, read_problems
 
@@ -15,7 +14,7 @@ CONFIG = DecodeConfig(mask_id=3, gen_length=40, block_length=20)
 
 def curve(threshold_of_enough: float):
     """An attempt at a value: right often enough from that value on, and slower the larger the value."""
-    return lambda value: Trial(value, {"nfe": value}, value >= threshold_of_enough)
+    return lambda value: Trial(value, None, {"nfe": value}, value >= threshold_of_enough)
 
 
 class TestSearch:
@@ -29,7 +28,7 @@ class TestSearch:
             assert (best(found) is None) == (enough == length)
 
     def test_the_grid_takes_the_fastest_even_where_accuracy_is_not_monotone(self):
-        trials = grid((1, 2, 3, 4), lambda value: Trial(value, {"nfe": value}, value in (2, 4)))
+        trials = grid((1, 2, 3, 4), lambda value: Trial(value, None, {"nfe": value}, value in (2, 4)))
         assert best(trials).value == 2
 
 
@@ -39,8 +38,8 @@ class TestLadders:
         values = ladder(name, CONFIG, None)
         assert len(values) == len(set(values)) > 3
         for value in values:
-            options = PolicyOptions(policy=name, **{POLICIES[name].option: value})
-            choose_policy(options, GenerationSettings(), 40).check(CONFIG)
+            options = DecodingOptions(policy=name, **{POLICIES[name].option: value})
+            options.make_policy(DecodingOptions(), 40).check(CONFIG)
 
     def test_the_loosest_comes_first(self):
         for name, falling in [("cad", False), ("entropy", False), ("factor", True), ("entropy_bounded", True)]:

@@ -9,6 +9,8 @@ from transformers import AutoConfig, AutoModel, Qwen2Config, Qwen2ForCausalLM
 
 from cd4lm.data.examples import end_ids
 from cd4lm.model import CheckpointError, DreamConfig, DreamModel, LLaDAConfig
+from cd4lm.model.configuration import LLaDAFields
+from cd4lm.model.dream_configuration import DreamFields
 from cd4lm.model.loading import load_config, load_model, load_tokenizer
 from tests.conftest import random_dream
 
@@ -132,9 +134,10 @@ def test_defaults_are_the_released_shape():
 
 
 def test_every_configuration_answers_to_the_same_names():
-    names = "d_model n_heads n_kv_heads n_layers head_dim mlp_hidden_size embedding_size vocab_size rope_theta"
-    names += " max_sequence_length rms_norm_eps init_std mask_token_id eos_token_id pad_token_id output_shift attention block_grid"
-    for config in (LLaDAConfig(), DreamConfig()):
+    names = "d_model n_heads n_kv_heads n_layers head_dim mlp_hidden_size embedding_size vocab_size rope_theta "
+    names += "max_sequence_length rms_norm_eps init_std mask_token_id eos_token_id pad_token_id output_shift "
+    names += "attention block_grid"
+    for config in (LLaDAConfig(), DreamConfig(), LLaDAFields(), DreamFields()):
         for name in names.split():
             getattr(config, name)
 
@@ -148,7 +151,9 @@ def test_unsupported_options_are_refused_by_name(option, value):
 def test_other_models_are_refused_in_one_line(folder, tmp_path):
     for fields, message in [
         ({"model_type": "qwen2"}, "model_type 'qwen2' is not one of llada, Dream"),
-        ({"model_type": "magic", "auto_map": {"AutoConfig": "magic.Magic"}}, "config.json cannot be used"),
+        ({"model_type": "magic", "auto_map": {"AutoConfig": "magic.Magic"}}, "model_type 'magic' is not one of"),
+        ({"model_type": "Dream", "rope_scaling": {"factor": 2}}, "config.json cannot be used .*rope_scaling"),
+        ({"model_type": "Dream", "hidden_size": "wide"}, "config.json cannot be used"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(SHAPE | fields))
         (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())

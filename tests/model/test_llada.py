@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from cd4lm.model import CheckpointError, LLaDAConfig, LLaDAModelLM
+from cd4lm.model.llada import LLaDABlock
+from cd4lm.model.loading import load_network
 from tests.conftest import random_model
 
 
@@ -76,14 +78,28 @@ def test_grouped_queries_equal_repeated_keys():
     torch.testing.assert_close(grouped(ids).logits, full(ids).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_gradient_checkpointing_keeps_gradients():
+def test_gradient_checkpointing_recomputes_and_keeps_gradients(monkeypatch):
+    """Each block runs once forward and once more backward; gradients and an evaluation stay as they are."""
+    calls, compute = [], LLaDABlock.compute
+
+    def counted(block, *arguments):
+        calls.append(block)
+        return compute(block, *arguments)
+
     ids = torch.randint(0, 57, (2, 10))
     plain, checkpointed = random_model().train(), random_model().train()
-    checkpointed.gradient_checkpointing_enable()
-    for model in (plain, checkpointed):
-        model(ids).logits.logsumexp(-1).mean().backward()
+    plain(ids).logits.logsumexp(-1).mean().backward()
+    checkpointed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    monkeypatch.setattr(LLaDABlock, "compute", counted)
+    loss = checkpointed(ids).logits.logsumexp(-1).mean()
+    assert calls == [*checkpointed.blocks]
+    loss.backward()
+    assert calls == [*checkpointed.blocks, *reversed(checkpointed.blocks)]
     for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
+        torch.testing.assert_close(a.grad, b.grad, atol=0, rtol=0)
+    checkpointed.gradient_checkpointing_disable()
+    checkpointed(ids).logits.mean().backward()
+    assert len(calls) == 6
 
 
 @pytest.mark.parametrize(
@@ -102,7 +118,16 @@ def test_8b_defaults_are_the_released_shape():
     assert round(size / 1e9, 2) == 8.02
 
 
+@pytest.fixture(params=[LLaDAModelLM.from_pretrained, load_network], ids=["transformers", "light"])
+def loader(request):
+    return request.param
+
+
 class TestBrokenCheckpoints:
+    @pytest.fixture(autouse=True)
+    def loading(self, loader):
+        self.load = loader
+
     @pytest.fixture
     def folder(self, reference, tmp_path):
         for name in ("config.json", "model.safetensors"):
@@ -111,7 +136,7 @@ class TestBrokenCheckpoints:
 
     def refuse(self, folder, message):
         with pytest.raises(CheckpointError, match=message) as caught:
-            LLaDAModelLM.from_pretrained(folder)
+            self.load(folder)
         assert "\n" not in str(caught.value)
 
     def test_missing_folder(self, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from cd4lm.data.rows import write_jsonl
 from cd4lm.data.tiny_task import make_row
-from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding.options import DecodingOptions
 from scripts import LLaDA_generate_dynamic, tune_threshold
 from tests.conftest import ROOT
 
@@ -59,7 +59,7 @@ def test_another_policy_becomes_the_default_and_what_cannot_be_reached_changes_n
     assert (teacher / "generation_config.json").read_bytes() == before
     said, _ = run_main(tune_threshold.main, *words, "--accuracy", 0.5, "--values", "1", "--max_tokens_per_step", 4)
     assert said is None
-    settings = GenerationSettings.load(teacher)
+    settings = DecodingOptions.stored(teacher)
     assert (settings.policy, settings.factor, settings.max_tokens_per_step) == ("factor", 1.0, 4)
     ask = ("--model_path", teacher, "--prompt", QUESTION, "--json")
     answer = json.loads(run_main(LLaDA_generate_dynamic.main, *ask)[1])

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from cd4lm.config import require
+from cd4lm.model.tokenizer import Tokenizer
 from cd4lm.settings import FormatConfig
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str, template: str | None = None) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, question: str, template: str | None = None) -> list[int]:
     """Token ids of a question, in the tokenizer's chat template or in raw text. Raises ValueError if it is empty."""
     require(bool(question.strip()), "the prompt is empty: write a question")
     if template is None:
@@ -23,7 +23,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str, template: s
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, config: FormatConfig) -> list[int]:
+def encode_answer(tokenizer: Tokenizer, answer: str, config: FormatConfig) -> list[int]:
     """Token ids of an answer and its EOS, tokenised apart from the prompt so that the boundary is exact."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     count = {"none": 0, "one": 1, "fill": max(1, config.answer_length - len(ids))}[config.eos]
@@ -36,7 +36,7 @@ class AnswerDataset(Dataset):
     `skipped` counts rows longer than max_length, which are left out rather than cut inside the answer.
     """
 
-    def __init__(self, rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, config: FormatConfig):
+    def __init__(self, rows: Sequence[dict], tokenizer: Tokenizer, config: FormatConfig):
         self.examples, self.skipped = [], 0
         for index, row in enumerate(rows):
             for column in ("question", "answer"):
@@ -93,7 +93,7 @@ class AnswerCollator:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "answer": answer} | numbers
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Tokens that end an answer: EOS, and the end-of-turn token of LLaDA's or Dream's chat template if there is one."""
     turns = [tokenizer.convert_tokens_to_ids(turn) for turn in ("<|eot_id|>", "<|im_end|>")]
     known = [turn for turn in turns if turn is not None and turn != tokenizer.unk_token_id]

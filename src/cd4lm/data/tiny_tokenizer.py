@@ -1,9 +1,15 @@
 """The word-level tokenizer of the embedded task, with LLaDA's special tokens and chat template."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from cd4lm.data.tiny_task import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END, START, EOT, MASK = "<|endoftext|>", "<|startoftext|>", "<|eot_id|>", "<|mdm_mask|>"
 HEADER_START, HEADER_END, UNKNOWN, PARAGRAPH = "<|start_header_id|>", "<|end_header_id|>", "<unk>", "\n\n"
@@ -18,6 +24,8 @@ CHAT_TEMPLATE = (
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer that splits on spaces; a word it does not know becomes <unk>."""
+    from transformers import PreTrainedTokenizerFast  # seconds to import, which the names above need not wait for
+
     special = [END, START, EOT, MASK, HEADER_START, HEADER_END, UNKNOWN]
     words = [*special, PARAGRAPH, "user", "assistant", "system", *vocabulary()]
     model = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN)

@@ -4,27 +4,52 @@ Names are imported when they are first used, so that options can be read without
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
-_HOMES = {
-    "config": ("DecodeConfig",),
-    "engine": ("decode", "decode_stream"),
-    "generation": ("Generation", "generate"),
-    "options": ("Decoder", "DecodingOptions"),
-    "policies": (
-        "ConfidenceAdaptive",
-        "EntropyAdaptive",
-        "EntropyBounded",
-        "FactorAdaptive",
-        "FixedSteps",
-        "StepBudget",
-    ),
-    "result": ("DecodeResult",),
+if TYPE_CHECKING:
+    from cd4lm.decoding.config import DecodeConfig
+    from cd4lm.decoding.engine import decode, decode_stream
+    from cd4lm.decoding.generation import Generation, generate
+    from cd4lm.decoding.options import Decoder, DecodingOptions
+    from cd4lm.decoding.policies import (
+        ConfidenceAdaptive,
+        EntropyAdaptive,
+        EntropyBounded,
+        FactorAdaptive,
+        FixedSteps,
+        StepBudget,
+    )
+    from cd4lm.decoding.result import DecodeResult
+
+HOMES = {
+    "DecodeConfig": "config",
+    "DecodeResult": "result",
+    "Decoder": "options",
+    "DecodingOptions": "options",
+    "Generation": "generation",
+    "decode": "engine",
+    "decode_stream": "engine",
+    "generate": "generation",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME_OF)
+__all__ = [
+    "ConfidenceAdaptive",
+    "DecodeConfig",
+    "DecodeResult",
+    "Decoder",
+    "DecodingOptions",
+    "EntropyAdaptive",
+    "EntropyBounded",
+    "FactorAdaptive",
+    "FixedSteps",
+    "Generation",
+    "StepBudget",
+    "decode",
+    "decode_stream",
+    "generate",
+]
 
 
 def __getattr__(name: str):
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return vars(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"))[name]
+    if name not in __all__:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return vars(importlib.import_module(f"{__name__}.{HOMES.get(name, 'policies')}"))[name]

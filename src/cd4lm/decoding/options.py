@@ -218,10 +218,10 @@ class DecodingOptions:
         tokenizer: the checkpoint's if it is at hand. Raises ValueError for what cannot be decoded.
         """
         from cd4lm.data.examples import end_ids
-        from cd4lm.model.loading import load_config, load_tokenizer
+        from cd4lm.model.loading import load_config, tokenizer_for_inference
 
         model_config = load_config(folder)
-        ends = end_ids(load_tokenizer(folder) if tokenizer is None else tokenizer)
+        ends = end_ids(tokenizer_for_inference(folder) if tokenizer is None else tokenizer)
         return self.decoder(model_config, ends, DecodingOptions.stored(folder))
 
     @classmethod

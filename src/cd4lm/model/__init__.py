@@ -1,17 +1,17 @@
-"""LLaDA and Dream in their released checkpoint layouts, registered with transformers' Auto classes."""
+"""LLaDA and Dream in their released checkpoint layouts.
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+Names are loaded when they are first used: configurations and networks for decoding need torch at most, LLaDAConfig,
+LLaDAModelLM, DreamConfig and DreamModel import transformers and register with its Auto classes.
+"""
 
-from cd4lm.model.checkpoint import CheckpointError
-from cd4lm.model.configuration import DiffusionConfig, LLaDAConfig
-from cd4lm.model.dream import DreamModel
-from cd4lm.model.dream_configuration import DreamConfig
-from cd4lm.model.llada import DiffusionLM, LLaDAModelLM, LLaDAOutput
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-for model in (LLaDAModelLM, DreamModel):
-    AutoConfig.register(model.config_class.model_type, model.config_class)
-    AutoModel.register(model.config_class, model)
-    AutoModelForCausalLM.register(model.config_class, model)
+if TYPE_CHECKING:
+    from cd4lm.model.checkpoint import CheckpointError
+    from cd4lm.model.configuration import DiffusionConfig
+    from cd4lm.model.llada import DiffusionLM
+    from cd4lm.model.pretrained import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM, LLaDAOutput
 
 __all__ = [
     "CheckpointError",
@@ -23,3 +23,10 @@ __all__ = [
     "LLaDAModelLM",
     "LLaDAOutput",
 ]
+TORCH_AT_MOST = {"CheckpointError": "checkpoint", "DiffusionConfig": "configuration", "DiffusionLM": "llada"}
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{TORCH_AT_MOST.get(name, 'pretrained')}"), name)

@@ -1,8 +1,19 @@
-"""Checks that turn the many ways a checkpoint folder can be wrong into one clear error."""
+"""A checkpoint folder: found, checked and read, every way in which it can be wrong being one clear error."""
 
+from __future__ import annotations
+
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model.safetensors.index.json"
+# The files of a hub checkpoint that are no weights.
+SETTINGS = ("*.json", "*.jinja", "*.txt")
 
 
 class CheckpointError(ValueError):
@@ -10,7 +21,7 @@ class CheckpointError(ValueError):
 
 
 def check_folder(folder: str | Path) -> None:
-    """Check a local checkpoint folder before transformers reads it; a hub name (owner/model) is left to the hub.
+    """Check a local checkpoint folder before its weights are read; a hub name (owner/model) is left to the hub.
 
     Raises CheckpointError for a missing folder, no config.json, no weights, or an unreadable weights file.
     """
@@ -33,6 +44,68 @@ def check_folder(folder: str | Path) -> None:
                 pass
         except SafetensorError as error:
             raise CheckpointError(f"{shard} is damaged or truncated ({error}): copy it again") from error
+
+
+def local_folder(folder: str | Path, *, weights: bool) -> Path:
+    """The folder of a checkpoint; a hub name is downloaded, its safetensors only where they are asked for.
+
+    Raises CheckpointError for a folder that does not exist and for a hub name that cannot be downloaded.
+    """
+    if Path(folder).is_dir():
+        return Path(folder)
+    check_folder(folder)
+    from huggingface_hub import snapshot_download  # only a hub name needs it
+
+    patterns = [*SETTINGS, "*.safetensors"] if weights else [*SETTINGS]
+    try:
+        return Path(snapshot_download(str(folder), allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{folder} is no folder here and cannot be downloaded ({reason}): check the name and the network"
+        ) from error
+
+
+def read_json(file: Path) -> dict:
+    """An object from a JSON file. Raises ValueError for anything else."""
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(tree, dict):
+        raise ValueError("not a JSON object")
+    return tree
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or the shards that its index names; none if it has none."""
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not (folder / INDEX).is_file():
+        return []
+    try:
+        files = [folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder / INDEX} is damaged ({error}): copy it again") from error
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{folder} has no {file.name}, which {INDEX} names: the download is incomplete")
+    return files
+
+
+def read_weights(
+    files: list[Path], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """The weights of these names and shapes from safetensors files, strictly. Raises CheckpointError."""
+    shards = [safe_open(file, "pt", device=str(device)) for file in files]
+    holder = {}
+    for shard in shards:
+        holder |= dict.fromkeys(shard.keys(), shard)
+    found = {name: tuple(shard.get_slice(name).get_shape()) for name, shard in holder.items()}
+    report = {
+        "missing_keys": shapes.keys() - found.keys(),
+        "unexpected_keys": found.keys() - shapes.keys(),
+        "mismatched_keys": [(n, found[n], shapes[n]) for n in found.keys() & shapes.keys() if found[n] != shapes[n]],
+    }
+    check_loading(files[0].parent, report)
+    return {name: holder[name].get_tensor(name).to(dtype) for name in shapes}
 
 
 def check_loading(folder: str | Path, report: dict) -> None:

@@ -1,8 +1,8 @@
-"""What every configuration here has, and that of LLaDA checkpoints, field for field as released."""
+"""What every configuration here has, and that of LLaDA checkpoints, field for field as released.
 
-import json
-
-from transformers import PretrainedConfig
+These classes need no transformers and serve decoding; LLaDAConfig and DreamConfig (pretrained.py) add what
+transformers asks of a configuration.
+"""
 
 # How attention sees blocks: not at all, or no block sees a later one. Blocks start where the answer starts, the prompt
 # before them being one block of any length, or every block_length tokens from position 0, as serving engines count.
@@ -46,16 +46,47 @@ CARRIED_FIELDS = {
 }
 
 
-class DiffusionConfig(PretrainedConfig):
-    """A configuration with attention over blocks, stored in the checkpoint only where it is not bidirectional.
+class DiffusionConfig:
+    """Shape, token ids and attention of a model, from the fields of its config.json.
 
-    Subclasses give the shape by these names: d_model, n_heads, n_kv_heads, n_layers, mlp_hidden_size, vocab_size,
-    embedding_size, max_sequence_length, rope_theta, rms_norm_eps, init_std, mask_token_id.
+    Subclasses fill in the fields of their released format and give the shape by these names: d_model, n_heads,
+    n_kv_heads, n_layers, mlp_hidden_size, vocab_size, embedding_size, max_sequence_length, rope_theta, rms_norm_eps,
+    init_std, mask_token_id, eos_token_id, pad_token_id.
     attention: bidirectional or block_causal. block_length: tokens per block. block_grid: answer or absolute.
     output_shift: how many positions before a token the output stands that predicts it.
+    Raises ValueError for an option that no checkpoint of the format uses, naming it, and for sizes that do not fit.
     """
 
+    model_type: str
     output_shift = 0
+
+    def __init__(self, **fields):
+        self.other_fields = self.fill(**fields)
+
+    def fill(self, **fields) -> dict:
+        """Set the attributes from the fields of a config.json; returns the fields that nothing here reads."""
+        raise NotImplementedError
+
+    def as_fields(self) -> dict:
+        """The fields from which an equal configuration is made."""
+        return self.other_fields | {name: value for name, value in vars(self).items() if name != "other_fields"}
+
+    def take_options(self, fixed: dict, carried: dict, released: dict, unset: tuple[str, ...] = ()) -> None:
+        """Move the options of the format from `released` to attributes, but for the names in `unset`.
+
+        Raises ValueError for an option that has another value than the one in `fixed`.
+        """
+        for name, value in fixed.items():
+            given = released.pop(name, value)
+            # The released files write a missing option as null as well as by its value.
+            if given is not None and given != value:
+                raise ValueError(
+                    f"config option {name}={given!r} is not supported: {self.model_type} checkpoints have {value!r}"
+                )
+            if name not in unset:
+                setattr(self, name, value)
+        for name, value in carried.items():
+            setattr(self, name, released.pop(name, value))
 
     def set_attention(self, attention: str, block_length: int | None = None, block_grid: str | None = None) -> None:
         """Choose what a position sees; block_grid None is "answer". Raises ValueError for values that do not fit."""
@@ -84,32 +115,13 @@ class DiffusionConfig(PretrainedConfig):
         if self.embedding_size < self.vocab_size:
             raise ValueError(f"embedding_size={self.embedding_size} is smaller than vocab_size={self.vocab_size}")
 
-    def to_dict(self) -> dict:
-        """The fields of config.json; a bidirectional checkpoint has those of the released format and no other."""
-        fields = super().to_dict()
-        if self.attention == "bidirectional":
-            for name in ("attention", "block_length", "block_grid"):
-                fields.pop(name, None)
-        return fields
 
-    def to_json_string(self, use_diff: bool = True) -> str:
-        """The config file's text; the dtype is also written under the name that transformers before 4.56 reads."""
-        fields = json.loads(super().to_json_string(use_diff))
-        if "dtype" in fields:
-            fields["torch_dtype"] = fields["dtype"]
-        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
-
-
-class LLaDAConfig(DiffusionConfig):
-    """Shape and token ids of a LLaDA model; defaults are LLaDA-8B-Instruct, and LLaDA-1.5 is of the same layout.
-
-    Raises ValueError for an option of the format that no LLaDA checkpoint uses (ALiBi, other block types, biases,
-    dropout, tied weights), naming the option.
-    """
+class LLaDAFields(DiffusionConfig):
+    """The configuration of a LLaDA model; defaults are LLaDA-8B-Instruct, and LLaDA-1.5 is of the same layout."""
 
     model_type = "llada"
 
-    def __init__(
+    def fill(
         self,
         *,
         d_model: int = 4096,
@@ -130,15 +142,8 @@ class LLaDAConfig(DiffusionConfig):
         block_length: int | None = None,
         block_grid: str | None = None,
         **released,
-    ):
-        for name, value in FIXED_OPTIONS.items():
-            given = released.pop(name, value)
-            # The released files write a missing option as null as well as by its value.
-            if given is not None and given != value:
-                raise ValueError(f"config option {name}={given!r} is not supported: LLaDA checkpoints have {value!r}")
-            setattr(self, name, value)
-        for name, value in CARRIED_FIELDS.items():
-            setattr(self, name, released.pop(name, value))
+    ) -> dict:
+        self.take_options(FIXED_OPTIONS, CARRIED_FIELDS, released)
         self.d_model = d_model
         self.n_heads = n_heads
         self.n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
@@ -151,22 +156,9 @@ class LLaDAConfig(DiffusionConfig):
         self.rms_norm_eps = rms_norm_eps
         self.init_std = init_std
         self.mask_token_id = mask_token_id
+        self.eos_token_id = eos_token_id
+        self.pad_token_id = pad_token_id
         self.check_shape()
         self.set_attention(attention, block_length, block_grid)
-        released.pop("tie_word_embeddings", None)
-        super().__init__(
-            eos_token_id=eos_token_id, pad_token_id=pad_token_id, tie_word_embeddings=self.weight_tying, **released
-        )
-
-    # The names transformers itself asks for.
-    @property
-    def hidden_size(self) -> int:
-        return self.d_model
-
-    @property
-    def num_hidden_layers(self) -> int:
-        return self.n_layers
-
-    @property
-    def num_attention_heads(self) -> int:
-        return self.n_heads
+        released.pop("tie_word_embeddings", None)  # says the same as weight_tying
+        return released

@@ -1,36 +1,36 @@
 """Dream: a Qwen2 body made bidirectional, whose module names are the keys of the released checkpoints.
 
-The output at position i - 1 predicts token i, as in the autoregressive model it started from; `DreamConfig.output_shift`
-says so, and DiffusionLM.forward is the one place that undoes it.
+The output at position i - 1 predicts token i, as in the autoregressive model it started from;
+`DreamFields.output_shift` says so, and DiffusionLM.forward is the one place that undoes it.
 """
 
 from torch import nn
 
-from cd4lm.model.dream_configuration import DreamConfig
-from cd4lm.model.llada import Block, DiffusionLM, OutputHead, RMSNorm
+from cd4lm.model.dream_configuration import DreamFields
+from cd4lm.model.llada import Block, DiffusionLM, Embedding, Linear, OutputHead, RMSNorm
 
 
 class DreamBlock(Block):
     """The parts under Dream's names: biases on queries, keys and values."""
 
-    def __init__(self, config: DreamConfig):
+    def __init__(self, config: DreamFields):
         super().__init__(config)
         d, hidden, kv = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
         self.input_layernorm = RMSNorm(d, config.rms_norm_eps)
         self.self_attn = nn.ModuleDict(
             {
-                "q_proj": nn.Linear(d, d),
-                "k_proj": nn.Linear(d, kv),
-                "v_proj": nn.Linear(d, kv),
-                "o_proj": nn.Linear(d, d, bias=False),
+                "q_proj": Linear(d, d),
+                "k_proj": Linear(d, kv),
+                "v_proj": Linear(d, kv),
+                "o_proj": Linear(d, d, bias=False),
             }
         )
         self.post_attention_layernorm = RMSNorm(d, config.rms_norm_eps)
         self.mlp = nn.ModuleDict(
             {
-                "gate_proj": nn.Linear(d, hidden, bias=False),
-                "up_proj": nn.Linear(d, hidden, bias=False),
-                "down_proj": nn.Linear(hidden, d, bias=False),
+                "gate_proj": Linear(d, hidden, bias=False),
+                "up_proj": Linear(d, hidden, bias=False),
+                "down_proj": Linear(hidden, d, bias=False),
             }
         )
 
@@ -48,24 +48,19 @@ class DreamBlock(Block):
 class DreamTransformer(nn.Module):
     """Holds what is under `model.`, so that keys read `model.layers.0.self_attn.q_proj.weight` as released."""
 
-    def __init__(self, config: DreamConfig):
+    def __init__(self, config: DreamFields):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_tokens = Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(DreamBlock(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
 
 
-class DreamModel(DiffusionLM):
-    """Dream with its output head, under the name that its config.json gives."""
+class Dream(DiffusionLM):
+    """Dream with its output head."""
 
-    config_class = DreamConfig
-    _no_split_modules = ["DreamBlock"]
-
-    def __init__(self, config: DreamConfig):
-        super().__init__(config)
+    def build(self, config: DreamFields) -> None:
         self.model = DreamTransformer(config)
         self.lm_head = OutputHead(config.d_model, config.vocab_size, bias=False)
-        self.post_init()
 
     @property
     def embedding(self) -> nn.Embedding:

@@ -12,20 +12,19 @@ FIXED_OPTIONS = {
     "tie_word_embeddings": False,
     "use_sliding_window": False,
 }
+# Of these, names that transformers fills in by itself.
+ROPE_OPTIONS = ("rope_parameters", "rope_scaling")
 # Fields that published programs read and that change nothing here.
 CARRIED_FIELDS = {"max_window_layers": 28, "use_cache": False}
 
 
-class DreamConfig(DiffusionConfig):
-    """Shape and token ids of a Dream model; defaults are Dream-v0-Instruct-7B.
-
-    Raises ValueError for an option of the format that no Dream checkpoint uses, naming it.
-    """
+class DreamFields(DiffusionConfig):
+    """The configuration of a Dream model; defaults are Dream-v0-Instruct-7B."""
 
     model_type = "Dream"
     output_shift = 1
 
-    def __init__(
+    def fill(
         self,
         *,
         hidden_size: int = 3584,
@@ -46,15 +45,8 @@ class DreamConfig(DiffusionConfig):
         block_length: int | None = None,
         block_grid: str | None = None,
         **released,
-    ):
-        for name, value in FIXED_OPTIONS.items():
-            given = released.pop(name, value)
-            if given is not None and given != value:
-                raise ValueError(f"config option {name}={given!r} is not supported: Dream checkpoints have {value!r}")
-            if not name.startswith("rope"):  # names that transformers fills in by itself
-                setattr(self, name, value)
-        for name, value in CARRIED_FIELDS.items():
-            setattr(self, name, released.pop(name, value))
+    ) -> dict:
+        self.take_options(FIXED_OPTIONS, CARRIED_FIELDS, released, unset=ROPE_OPTIONS)
         self.hidden_size = hidden_size
         self.num_attention_heads = num_attention_heads
         self.num_key_value_heads = num_key_value_heads
@@ -66,10 +58,12 @@ class DreamConfig(DiffusionConfig):
         self.rms_norm_eps = rms_norm_eps
         self.initializer_range = initializer_range
         self.mask_token_id = mask_token_id
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        self.pad_token_id = pad_token_id
         self.check_shape()
         self.set_attention(attention, block_length, block_grid)
-        ids = {"bos_token_id": bos_token_id, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
-        super().__init__(tie_word_embeddings=self.tie_word_embeddings, **(ids | released))
+        return released
 
     # The names that the engine and the trainers ask every configuration for.
     d_model = property(lambda self: self.hidden_size)

@@ -1,6 +1,7 @@
 """LLaDA: a masked diffusion transformer whose module names are the keys of the released checkpoints.
 
 `Block` and `DiffusionLM` are the arithmetic; a backbone says where its checkpoint keeps the parts (see also dream.py).
+Everything here is torch only and decodes as it is; pretrained.py makes transformers' models of the same networks.
 
 Letters in shapes: B batch, L sequence, d d_model, H heads, K key/value heads, D head dim, V embedding_size.
 """
@@ -11,17 +12,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
 
 from cd4lm.diffusion.attention import block_causal, block_of, positions_of, visible_keys
-from cd4lm.model.checkpoint import check_folder, check_loading
-from cd4lm.model.configuration import DiffusionConfig, LLaDAConfig
+from cd4lm.model.configuration import DiffusionConfig, LLaDAFields
 
 
 @dataclass
-class LLaDAOutput(ModelOutput):
+class Output:
     """What one forward pass returns.
 
     logits: (B, L, V), or only the rows asked for with `logits_at`.
@@ -35,6 +32,22 @@ class LLaDAOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     reduced: torch.Tensor | None = None
+
+
+class Linear(nn.Linear):
+    """nn.Linear that draws no initial weights on the meta device, where loading builds the network."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding, as Linear."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class RMSNorm(nn.Module):
@@ -64,8 +77,14 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-class Block(GradientCheckpointingLayer):
-    """Pre-norm attention and SwiGLU on parts that a backbone names."""
+class Block(nn.Module):
+    """Pre-norm attention and SwiGLU on parts that a backbone names.
+
+    transformers' gradient_checkpointing_enable sets the two attributes below on every module that has the first.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable | None = None
 
     def __init__(self, config: DiffusionConfig):
         super().__init__()
@@ -91,12 +110,20 @@ class Block(GradientCheckpointingLayer):
 
     def forward(self, x, cos, sin, allowed, cache=None, at=None):
         """Every column (B, L, d), or those at `at` (B, n) only: the last block has no other reader than the head."""
+        arguments = (x, cos, sin, allowed, cache, at)
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            # Around the arithmetic and not around the module: hooks (FSDP2's gather weights) run once, not twice.
+            return self._gradient_checkpointing_func(self.compute, *arguments)
+        return self.compute(*arguments)
+
+    def compute(self, x, cos, sin, allowed, cache, at):
+        """What `forward` returns, recomputed in the backward pass under gradient checkpointing."""
         x = rows(x, at) + self.attend(self.attn_norm(x), cos, sin, allowed, cache, at)
         h = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
 
-class OutputHead(nn.Linear):
+class OutputHead(Linear):
     """Logits (..., V) of rows (..., d), or reduce(rows, weight (V, d)) where logits would not fit in memory.
 
     The reduction runs inside this forward because a sharding launcher gathers the weight for that long and no longer.
@@ -109,28 +136,28 @@ class OutputHead(nn.Linear):
 class LLaDABlock(Block):
     """The parts under LLaDA's names, without biases."""
 
-    def __init__(self, config: LLaDAConfig):
+    def __init__(self, config: LLaDAFields):
         super().__init__(config)
         d, hidden, kv = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
         self.attn_norm = RMSNorm(d, config.rms_norm_eps)
-        self.q_proj = nn.Linear(d, d, bias=False)
-        self.k_proj = nn.Linear(d, kv, bias=False)
-        self.v_proj = nn.Linear(d, kv, bias=False)
-        self.attn_out = nn.Linear(d, d, bias=False)
+        self.q_proj = Linear(d, d, bias=False)
+        self.k_proj = Linear(d, kv, bias=False)
+        self.v_proj = Linear(d, kv, bias=False)
+        self.attn_out = Linear(d, d, bias=False)
         self.ff_norm = RMSNorm(d, config.rms_norm_eps)
-        self.ff_proj = nn.Linear(d, hidden, bias=False)
-        self.up_proj = nn.Linear(d, hidden, bias=False)
-        self.ff_out = nn.Linear(hidden, d, bias=False)
+        self.ff_proj = Linear(d, hidden, bias=False)
+        self.up_proj = Linear(d, hidden, bias=False)
+        self.ff_out = Linear(hidden, d, bias=False)
 
 
 class LLaDATransformer(nn.Module):
     """Holds `transformer.*` so that keys read `model.transformer.blocks.0.q_proj.weight` as released."""
 
-    def __init__(self, config: LLaDAConfig):
+    def __init__(self, config: LLaDAFields):
         super().__init__()
         self.transformer = nn.ModuleDict(
             {
-                "wte": nn.Embedding(config.embedding_size, config.d_model),
+                "wte": Embedding(config.embedding_size, config.d_model),
                 "blocks": nn.ModuleList(LLaDABlock(config) for _ in range(config.n_layers)),
                 "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
                 "ff_out": OutputHead(config.d_model, config.embedding_size, bias=False),
@@ -138,23 +165,23 @@ class LLaDATransformer(nn.Module):
         )
 
 
-class DiffusionLM(PreTrainedModel):
+class DiffusionLM(nn.Module):
     """A masked diffusion model with its output head; logits at position i predict token i, whatever the backbone.
 
-    What a position sees is the configuration's: every other, or no block after its own. Subclasses have `embedding`,
-    `blocks`, `final_norm` and the output embeddings.
+    What a position sees is the configuration's: every other, or no block after its own. Subclasses build their parts
+    and have `embedding`, `blocks`, `final_norm` and the output embeddings. output: the class that `forward` returns.
     """
 
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
+    output = Output
 
-    def _init_weights(self, module: nn.Module):
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.config.init_std)
-        elif isinstance(module, RMSNorm):
-            nn.init.ones_(module.weight)
+    def __init__(self, config: DiffusionConfig):
+        super().__init__()
+        self.config = config
+        self.build(config)
+
+    def build(self, config: DiffusionConfig) -> None:
+        """Make the parts, named as the checkpoint's keys."""
+        raise NotImplementedError
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embedding
@@ -191,12 +218,12 @@ class DiffusionLM(PreTrainedModel):
         block_length: int | None = None,
         attention: str | None = None,
         reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    ) -> LLaDAOutput:
+    ) -> Output:
         """Predict the token at every position.
 
         input_ids: (B, L). attention_mask: (B, L), 0 = padding on either side, which changes nothing elsewhere.
-        cache: where each layer leaves its keys and values and finds those of all columns, see src/cd4lm/decoding/caches.py;
-        input_ids then holds only the columns to recompute, positions (B, L) their places and attention_mask all columns.
+        cache: where each layer leaves its keys and values and finds those of all columns (cd4lm.decoding.caches);
+        input_ids then holds only the columns to recompute, positions (B, L) their places, attention_mask all columns.
         logits_at: apply the head there only; bool (B, L) gives logits (N, V) of the N true positions in order,
         integer (B, n) gives logits (B, n, V) of those positions of each row. Where outputs are shifted, the column
         before must be there too.
@@ -220,38 +247,19 @@ class DiffusionLM(PreTrainedModel):
                 states.append(x)
         x = self.final_norm(x) if some else rows(self.final_norm(x), source)
         chosen = x if some else rows(x, logits_at)
-        return LLaDAOutput(
+        return self.output(
             logits=self.head(chosen) if reduce is None else None,
             last_hidden_state=x,
             hidden_states=tuple(states) if output_hidden_states else None,
             reduced=None if reduce is None else self.get_output_embeddings()(chosen, reduce),
         )
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """Load a checkpoint in the released layout, strictly: a missing, unexpected or misshapen weight is an error.
 
-        Takes transformers' arguments (dtype, device_map, ...). Raises CheckpointError with one line of what is wrong.
-        """
-        check_folder(pretrained_model_name_or_path)
-        kwargs["ignore_mismatched_sizes"] = True  # reported below, all in one way
-        model, report = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
-        check_loading(pretrained_model_name_or_path, report)
-        return (model, report) if output_loading_info else model
-
-
-class LLaDAModelLM(DiffusionLM):
+class LLaDA(DiffusionLM):
     """LLaDA: the output at position i predicts token i."""
 
-    config_class = LLaDAConfig
-    _no_split_modules = ["LLaDABlock"]
-
-    def __init__(self, config: LLaDAConfig):
-        super().__init__(config)
+    def build(self, config: LLaDAFields) -> None:
         self.model = LLaDATransformer(config)
-        self.post_init()
 
     @property
     def embedding(self) -> nn.Embedding:

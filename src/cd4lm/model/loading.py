@@ -1,23 +1,32 @@
-"""Loading a checkpoint to run it: model, tokenizer, and a device and dtype that suit the machine."""
+"""Loading a checkpoint: with transformers to train and save it, without to decode with it.
+
+No module of torch or transformers is imported before a function here needs it: transformers takes seconds.
+"""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwen2TokenizerFast
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from cd4lm.model.checkpoint import CheckpointError, check_folder, local_folder, read_json, read_weights, weight_files
+from cd4lm.model.configuration import DiffusionConfig, LLaDAFields
+from cd4lm.model.dream_configuration import DreamFields
+from cd4lm.model.tokenizer import JsonTokenizer, Tokenizer
+from cd4lm.model.tokenizer_files import UnsupportedTokenizer
 
-from cd4lm.model.checkpoint import CheckpointError, check_folder
-from cd4lm.model.configuration import DiffusionConfig
-from cd4lm.model.dream import DreamModel
-from cd4lm.model.llada import DiffusionLM, LLaDAModelLM
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
-MODELS = {model.config_class.model_type: model for model in (LLaDAModelLM, DreamModel)}
-# Tokenizer classes that checkpoints bring as code of their own, and the class of the library that reads their files.
-TOKENIZERS = {"DreamTokenizer": Qwen2TokenizerFast}
+    from cd4lm.model.llada import DiffusionLM
+
+CONFIGS = {config.model_type: config for config in (LLaDAFields, DreamFields)}
 
 
 def best_device() -> tuple[torch.device, torch.dtype]:
     """A GPU with bf16 if there is one, else the CPU with float32."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device()), torch.bfloat16
     return torch.device("cpu"), torch.float32
@@ -26,45 +35,79 @@ def best_device() -> tuple[torch.device, torch.dtype]:
 def load_config(folder: str | Path) -> DiffusionConfig:
     """The configuration of a checkpoint, no code of its own run. Raises CheckpointError if it is no model of ours."""
     check_folder(folder)
+    file = local_folder(folder, weights=False) / "config.json"
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        fields = read_json(file)
+        model_type = fields.get("model_type")
+        if model_type in CONFIGS:
+            return CONFIGS[model_type](**fields)
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: config.json cannot be used ({str(error).splitlines()[0]})") from error
-    if config.model_type not in MODELS:
-        raise CheckpointError(f"{folder}: model_type {config.model_type!r} is not one of {', '.join(MODELS)}")
-    return config
+    raise CheckpointError(f"{folder}: model_type {model_type!r} is not one of {', '.join(CONFIGS)}")
 
 
 def model_of(config: DiffusionConfig) -> DiffusionLM:
-    """A model of this configuration with fresh weights."""
-    return MODELS[config.model_type](config)
+    """A transformers model of this configuration with fresh weights, to train or save."""
+    from cd4lm.model import pretrained
+
+    return pretrained.model_of(config)
 
 
 def load_model(folder: str | Path, *, dtype: torch.dtype) -> DiffusionLM:
-    """The model of the class that a checkpoint's config.json names, on the CPU. Raises CheckpointError."""
+    """The transformers model that a checkpoint's config.json names, on the CPU. Raises CheckpointError."""
+    from cd4lm.model.pretrained import MODELS
+
     return MODELS[load_config(folder).model_type].from_pretrained(folder, dtype=dtype)
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside a checkpoint. Raises CheckpointError if there is none."""
+    """The transformers tokenizer saved beside a checkpoint. Raises CheckpointError if there is none."""
+    from transformers import AutoTokenizer, Qwen2TokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    # Classes that checkpoints bring as code of their own, and the class of the library that reads their files.
+    classes = {"DreamTokenizer": Qwen2TokenizerFast}
     try:
         named = get_tokenizer_config(folder).get("tokenizer_class")
-        return TOKENIZERS.get(named, AutoTokenizer).from_pretrained(folder)
+        return classes.get(named, AutoTokenizer).from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{folder} has no usable tokenizer: copy the tokenizer files beside the weights"
         ) from error
 
 
-def load_for_inference(
-    folder: str | Path, dtype: torch.dtype | None = None
-) -> tuple[DiffusionLM, PreTrainedTokenizerBase]:
-    """Model in evaluation mode on the best device, in dtype or the one that suits it, and its tokenizer."""
+def tokenizer_for_inference(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint from its tokenizer.json, or load_tokenizer's where that file is not all of it."""
+    try:
+        return JsonTokenizer(local_folder(folder, weights=False), name=str(folder))
+    except UnsupportedTokenizer:
+        return load_tokenizer(folder)
+
+
+def load_network(folder: str | Path, dtype: torch.dtype | None = None) -> DiffusionLM:
+    """A checkpoint's network on the best device, in dtype or the one that suits it, in evaluation mode.
+
+    The weights become the network's as they are read. A checkpoint in PyTorch's old .bin files needs transformers.
+    Raises CheckpointError for a checkpoint that is incomplete, damaged or of another layout.
+    """
+    import torch
+
+    from cd4lm.model.dream import Dream
+    from cd4lm.model.llada import LLaDA
+
     device, suited = best_device()
-    model = load_model(folder, dtype=dtype or suited)
-    return model.to(device).eval(), load_tokenizer(folder)
+    dtype = dtype or suited
+    config = load_config(folder)
+    files = weight_files(local_folder(folder, weights=True))
+    if not files:
+        return load_model(folder, dtype=dtype).to(device).eval()
+    with torch.device("meta"):
+        network = {"llada": LLaDA, "Dream": Dream}[config.model_type](config)
+    shapes = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    network.load_state_dict(read_weights(files, shapes, dtype, device), assign=True)
+    return network.eval()
 
 
-def load_tokenizer_for_inference(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that `load_for_inference` gives, before the weights are read."""
-    return load_tokenizer(folder)
+def load_for_inference(folder: str | Path, dtype: torch.dtype | None = None) -> tuple[DiffusionLM, Tokenizer]:
+    """load_network's network and its tokenizer, without transformers wherever the checkpoint allows it."""
+    return load_network(folder, dtype), tokenizer_for_inference(folder)

@@ -16,7 +16,6 @@ def own_answers(
     decoder: Decoder,
     *,
     batch_size: int,
-    prompt_template: str | None = None,
     is_right: Callable[[dict, str], bool] | None,
 ) -> list[dict]:
     """Rows with `answer` replaced by the teacher's text up to EOS; the order of rows is kept.
@@ -24,7 +23,7 @@ def own_answers(
     is_right: keep only answers for which it is true, given the row and the text; None keeps all.
     An answer without EOS within the canvas is cut off and is left out in either case.
     """
-    prompts = [torch.tensor(encode_prompt(tokenizer, row["question"], prompt_template)) for row in rows]
+    prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
     kept: dict[int, dict] = {}
     with tqdm(total=len(rows), desc="teacher's answers", unit="row") as bar:
         for g in generate(teacher, tokenizer, prompts, decoder, batch_size=batch_size):

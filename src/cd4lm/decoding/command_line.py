@@ -31,10 +31,10 @@ class Answerer:
 
     def __init__(self, folder: Path, options: DecodingOptions):
         from cd4lm.data.examples import end_ids
-        from cd4lm.model.loading import load_config, load_tokenizer_for_inference
+        from cd4lm.model.loading import load_config, tokenizer_for_inference
 
         self.folder, self.model_config = folder, load_config(folder)
-        self.tokenizer = load_tokenizer_for_inference(folder)
+        self.tokenizer = tokenizer_for_inference(folder)
         self.decoder = options.decoder(self.model_config, end_ids(self.tokenizer), DecodingOptions.stored(folder))
 
     @cached_property
