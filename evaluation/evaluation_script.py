@@ -5,8 +5,8 @@
         --gen_kwargs "use_dynamic=true,gen_length=256,block_length=32,confidence_threshold=0.95"
 
 Give the same command again to resume an interrupted run. Several GPUs: torchrun --standalone --nproc_per_node 8 before it.
-This repository's tasks are dllm_gsm8k dllm_math500 dllm_humaneval dllm_mbpp dllm_humaneval_plus dllm_mbpp_plus, the last
-four also as ..._pass5; lm-eval's own go by their names.
+This repository's tasks are dllm_gsm8k dllm_math500 dllm_humaneval dllm_mbpp dllm_humaneval_plus dllm_mbpp_plus; lm-eval's
+own go by their names.
 """
 
 import argparse
@@ -15,14 +15,15 @@ from dataclasses import fields
 from pathlib import Path
 
 from cd4lm.config import exit_with_message, require
-from evaluation.dllm_eval.options import GenerationOptions, ModelOptions, generation_pairs, model_options
-from evaluation.dllm_eval.scoring import is_ours
+from cd4lm.decoding.options import DecodingOptions
+from evaluation.dllm_eval.options import PREFIX, ModelOptions, generation_pairs, is_ours
+from evaluation.metrics import sandbox
 from evaluation.metrics.scoring import RUNS_CODE
-from evaluation.metrics.verdict import PROTOCOLS
+from evaluation.metrics.verdict import PROTOCOLS, SANDBOXES, Scoring
 
 
 def names(cls: type) -> str:
-    return ", ".join(field.name for field in fields(cls))
+    return ", ".join(field.name for field in fields(cls) if field.name != "seed")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,9 +32,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", choices=["LLaDA"], default="LLaDA", help="the model class of the adapter")
     p.add_argument("--tasks", required=True, help="names, separated by commas")
     p.add_argument("--model_args", required=True, help=f"key=value,...: {names(ModelOptions)}")
-    p.add_argument("--gen_kwargs", default="", help=f"key=value,...: {names(GenerationOptions)}")
+    p.add_argument("--gen_kwargs", default="", help=f"key=value,...: {names(DecodingOptions)}")
     p.add_argument("--batch_size", type=int, default=1, help="rows decoded together; changes no answer in float32")
-    p.add_argument("--output_path", type=Path, required=True, help="folder for samples, results and the resume log")
+    p.add_argument(
+        "--samples", type=int, default=1, help="responses per document; right if one is (pass@k, k = samples)"
+    )
+    p.add_argument("--output_path", type=Path, required=True, help="folder for the run's record and the resume log")
+    p.add_argument("--name", help="of the run in tables (default: the folder's)")
     p.add_argument("--log_samples", action="store_true", help="also write lm-eval's record of each sample")
     p.add_argument("--limit", type=int, help="only this many documents of each task")
     p.add_argument("--data_dir", type=Path, help="folder with gsm8k/test.jsonl and the like, instead of the hub")
@@ -47,33 +52,41 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--protocol", choices=PROTOCOLS, default="default", help="scoring: ours, or as published")
     p.add_argument("--seed", type=int, default=42)
     p.add_argument("--confirm_run_unsafe_code", action="store_true", help="run generated programs, in a sandbox")
+    p.add_argument("--sandbox", choices=SANDBOXES, default="bubblewrap", help="what isolates generated programs")
     return p
 
 
 def check_arguments(arguments: argparse.Namespace, tasks: list[str]) -> None:
     """What can be checked without lm-eval and the checkpoint."""
-    require(arguments.batch_size >= 1, f"--batch_size {arguments.batch_size} must be at least 1")
-    require(arguments.limit is None or arguments.limit >= 1, f"--limit {arguments.limit} must be at least 1")
-    programs = [task for task in tasks if is_ours(task) and task.split("_")[1] in RUNS_CODE]
+    for name in ("batch_size", "samples", "limit"):
+        value = vars(arguments)[name]
+        require(value is None or value >= 1, f"--{name} {value} must be at least 1")
+    require(
+        arguments.data_dir is None or arguments.data_dir.is_dir(), f"--data_dir {arguments.data_dir} is not a folder"
+    )
+    ours = [task for task in tasks if is_ours(task)]
+    programs = [task for task in ours if task.removeprefix(PREFIX).split("_")[0] in RUNS_CODE]
     require(
         not programs or arguments.confirm_run_unsafe_code,
         f"{', '.join(programs)} runs programs that a model wrote: read evaluation/README.md on the sandbox, then add "
         "--confirm_run_unsafe_code",
     )
-    kinds = {is_ours(task) for task in tasks}
+    if programs:
+        sandbox.check(Scoring(arguments.protocol, arguments.confirm_run_unsafe_code, arguments.sandbox))
     require(
-        len(kinds) == 1 or arguments.apply_chat_template is not None,
+        len(ours) in (0, len(tasks)) or arguments.apply_chat_template is not None,
         "--tasks mixes this repository's with lm-eval's: say --apply_chat_template or --no-apply_chat_template",
     )
     require(
-        arguments.data_dir is None or arguments.data_dir.is_dir(), f"--data_dir {arguments.data_dir} is not a folder"
+        arguments.samples == 1 or len(ours) == len(tasks),
+        f"--samples {arguments.samples} is for this repository's tasks: lm-eval's say by themselves how often they ask",
     )
 
 
 def main():
     arguments = parser().parse_args()
     tasks = list(dict.fromkeys(filter(None, arguments.tasks.split(","))))
-    options, pairs = model_options(arguments.model_args), generation_pairs(arguments.gen_kwargs)
+    options, pairs = ModelOptions.parse(arguments.model_args), generation_pairs(arguments.gen_kwargs)
     check_arguments(arguments, tasks)
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     from evaluation.dllm_eval.run import evaluate_all  # seconds to import: after what can be refused without it

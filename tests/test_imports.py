@@ -20,7 +20,7 @@ ALLOWED = {
     },
     "src/cd4lm/training": {"cd4lm"},
     "src/cd4lm": {"cd4lm.config", "cd4lm.io", "cd4lm.settings"},
-    "evaluation/metrics": {"evaluation.metrics", "evaluation.statistics", "cd4lm.config"},
+    "evaluation/metrics": {"evaluation.metrics", "evaluation.intervals", "cd4lm.config"},
     "evaluation": {"evaluation", "cd4lm"},
     "scripts": {"evaluation", "cd4lm"},
 }

@@ -1,7 +1,6 @@
 """The log of finished requests: one line each, on disk before the next, so that a killed run repeats none of them."""
 
 import fcntl
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -11,28 +10,32 @@ Key = tuple[str, int, int, int]  # task, doc_id, index of the request within the
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model gave for one request: a text with its costs, or a log-likelihood.
+class Cost:
+    """What a response took: forward passes, tokens before the first EOS, seconds from entering the batch to leaving it.
 
-    tokens: before the first EOS. seconds: from entering the batch to leaving it. clock: decoding seconds of process `rank`
-    on this task so far, in the run numbered `session`. truncated: no EOS within the canvas.
+    truncated: no EOS within the canvas. clock: decoding seconds of process `rank` on this task so far, in its run
+    number `session` into the output folder.
     """
 
-    text: str | None = None
     nfe: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    clock: float = 0.0
-    session: int = 0
-    rank: int = 0
     truncated: bool = False
-    log_likelihood: float | None = None
-    greedy: bool | None = None
+    clock: float = 0.0
+    session: int = 1
+    rank: int = 0
 
 
-def fingerprint(*parts) -> str:
-    """Short hash of anything JSON can hold; what is not JSON counts by its repr."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+class Response(str):
+    """A generated text that carries its cost through lm-eval's filters to process_results."""
+
+    def __new__(cls, text: str, cost: Cost | None = None):
+        self = super().__new__(cls, text)
+        self.cost = cost
+        return self
+
+
+Answer = Response | tuple[float, bool]  # a text, or a log-likelihood and whether greedy decoding gives the same text
 
 
 class AnswerLog:
@@ -55,7 +58,8 @@ class AnswerLog:
         for path in sorted(folder.glob("answers.*.jsonl")):
             self.read(path)
         self.resumed = len(self.answers)
-        self.session = 1 + max((answer.session for _, answer in self.answers.values()), default=0)
+        sessions = [answer.cost.session for _, answer in self.answers.values() if isinstance(answer, Response)]
+        self.session = 1 + max(sessions, default=0)
 
     def read(self, path: Path) -> None:
         for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
@@ -63,7 +67,7 @@ class AnswerLog:
                 return
             try:
                 entry = json.loads(line)
-                self.answers[tuple(entry["key"])] = (entry["request"], Answer(**entry["answer"]))
+                self.answers[tuple(entry["key"])] = (entry["request"], parse(entry))
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path} line {number} cannot be read ({error}): remove that line") from error
 
@@ -82,11 +86,21 @@ class AnswerLog:
 
     def put(self, key: Key, request: str, answer: Answer) -> None:
         """Append an answer and wait until it is on disk."""
-        line = json.dumps({"key": key, "request": request, "answer": asdict(answer)}, ensure_ascii=False) + "\n"
+        is_text = isinstance(answer, Response)
+        said = {"text": answer, "cost": asdict(answer.cost)} if is_text else {"log_likelihood": answer}
+        line = json.dumps({"key": key, "request": request} | said, ensure_ascii=False) + "\n"
         self.file.write(line.encode())
         self.file.flush()
         os.fsync(self.file.fileno())
         self.answers[key] = (request, answer)
+
+
+def parse(entry: dict) -> Answer:
+    """The answer of one line. Raises KeyError and TypeError where its fields are not those of an answer."""
+    if "text" in entry:
+        return Response(entry["text"], Cost(**entry["cost"]))
+    value, greedy = entry["log_likelihood"]
+    return value, greedy
 
 
 def drop_torn_line(file) -> None:

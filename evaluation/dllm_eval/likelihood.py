@@ -1,5 +1,6 @@
 """How likely given continuations are, for lm-eval's multiple-choice and perplexity tasks."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -7,8 +8,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from cd4lm.decoding import DecodeConfig, FixedSteps, decode_stream
 from cd4lm.decoding.likelihood import log_likelihoods
-from evaluation.dllm_eval.answers import fingerprint
-from evaluation.dllm_eval.generation import group_by
+from cd4lm.io import fingerprint
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # context and continuation
 
@@ -23,19 +23,18 @@ def estimates(model, pairs: Sequence[Pair], samples: int, batch_size: int, seed:
     """Monte Carlo log-likelihood of every pair, in nats."""
     # Masks are drawn from the text itself, so that they depend on neither the batch nor the order of the requests.
     ids = [int(fingerprint(a.tolist(), b.tolist())[:15], 16) for a, b in pairs]
-    mask_id = model.config.mask_token_id
-    found = log_likelihoods(
-        model, pairs, mask_id=mask_id, samples=samples, batch_size=batch_size, seed=seed, row_ids=ids
-    )
-    return list(found)
+    how = {"mask_id": model.config.mask_token_id, "samples": samples, "batch_size": batch_size, "seed": seed}
+    return list(log_likelihoods(model, pairs, row_ids=ids, **how))
 
 
 def greedy(model, pairs: Sequence[Pair], batch_size: int) -> list[bool]:
     """Whether decoding greedily, one token per step, gives exactly the continuation of each pair."""
     same = [False] * len(pairs)
-    for n, indices in group_by(range(len(pairs)), lambda i: len(pairs[i][1])):
-        mask_id = model.config.mask_token_id
-        config = DecodeConfig(mask_id=mask_id, gen_length=n, block_length=n, stop_at_eos=False)
+    by_length = defaultdict(list)
+    for i, (_, continuation) in enumerate(pairs):
+        by_length[len(continuation)].append(i)
+    for n, indices in by_length.items():
+        config = DecodeConfig(mask_id=model.config.mask_token_id, gen_length=n, block_length=n, stop_at_eos=False)
         prompts = [pairs[i][0] for i in indices]
         for part in decode_stream(model, prompts, FixedSteps(steps=n), config, batch_size=batch_size):
             for row, j in enumerate(part.index.tolist()):

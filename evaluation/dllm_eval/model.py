@@ -1,32 +1,57 @@
 """The lm-eval model `LLaDA`: text through the decode loop, log-likelihoods by the Monte Carlo estimate."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
+from accelerate import PartialState
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
+from cd4lm.config import require
 from cd4lm.data.examples import end_ids
-from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding import Decoder, DecodingOptions, FixedSteps, generate
+from cd4lm.io import fingerprint
 from cd4lm.model.loading import load_for_inference
-from evaluation.dllm_eval.answers import Answer, AnswerLog, Key, fingerprint
-from evaluation.dllm_eval.generation import Job, check_length, finished, group_by
+from evaluation.dllm_eval.answers import Answer, AnswerLog, Cost, Key, Response
 from evaluation.dllm_eval.likelihood import disjoint_windows, estimates, greedy
-from evaluation.dllm_eval.options import make_decoder, task_options
-from evaluation.dllm_eval.processes import ProcessesLM
-from evaluation.dllm_eval.recorder import Recorder
+from evaluation.dllm_eval.options import task_options
+from evaluation.dllm_eval.scoring import Progress
 
 Ids = tuple[list[int], list[int]]  # context and continuation
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class Request:
+    """An lm-eval request, its key in the answer log, and a hash of its prompt and row."""
+
+    key: Key
+    hash: str
+    instance: Instance
+
+    @property
+    def row_id(self) -> int:
+        """What sampling draws from: the document and the repeat, whatever else is in the batch."""
+        _, doc_id, index, repeat = self.key
+        return (doc_id << 32) + (index << 16) + repeat
+
+
+def join_processes() -> PartialState:
+    """This process's place among those that accelerate or torchrun started; each has its own GPU."""
+    # Processes finish their shares at different times, and the first to wait must not give up on the last.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=24))
+
+
 @register_model("LLaDA")
-class LLaDA(ProcessesLM):
+class LLaDA(TemplateLM):
     """A masked diffusion model under lm-eval.
 
     pretrained, dtype, mc_samples: see ModelOptions. batch_size: rows decoded together; it changes no answer.
-    log: finished answers of earlier runs, and where new ones go. recorder: told of every answer, for scores and progress.
+    log: finished answers of earlier runs, and where new ones go. progress: told of every answer.
     """
 
     def __init__(
@@ -37,14 +62,16 @@ class LLaDA(ProcessesLM):
         mc_samples: int = 128,
         seed: int = 42,
         log: AnswerLog | None = None,
-        recorder: Recorder | None = None,
+        progress: Progress | None = None,
     ):
         super().__init__()
+        self.state = join_processes()
+        self._rank, self._world_size = self.state.process_index, self.state.num_processes
+        self._device = self.state.device
         self.model, self.tokenizer = load_for_inference(pretrained, dtype=DTYPES[dtype])
-        self.settings = GenerationSettings.load(pretrained)
-        self.eos_ids = end_ids(self.tokenizer)
+        self.stored, self.eos_ids = DecodingOptions.stored(pretrained), end_ids(self.tokenizer)
         self.batch_size, self.mc_samples, self.seed = int(batch_size), mc_samples, seed
-        self.log, self.recorder = log, recorder or Recorder()
+        self.log, self.progress = log, progress
         self.done: dict[Key, Answer] = {}
 
     @property
@@ -74,80 +101,89 @@ class LLaDA(ProcessesLM):
             add_special_tokens = begin is None or not string.startswith(begin)
         return self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"]
 
-    def keep(self, key: Key, request: str, instance: Instance, answer: Answer) -> None:
-        """A new answer: on disk first, then counted."""
-        if self.log is not None:
-            self.log.put(key, request, answer)
-        self.done[key] = answer
-        self.recorder.add(key, instance, answer)
-
-    def keyed(self, requests: Sequence[Instance]) -> list[tuple[Key, str, Instance]]:
-        """Each request with its key and hash; what earlier runs answered is taken over.
+    def answered(
+        self, instances: Sequence[Instance], answer: Callable[[list[Request]], Iterator[tuple[Request, Answer]]]
+    ) -> list[Answer]:
+        """The answers in the order of the instances; `answer` is asked for those that no earlier run has given.
 
         lm-eval passes a request that is to be repeated several times over, and pads the processes' shares with copies.
         """
         seen: Counter = Counter()
-        entries = []
-        for instance in requests:
+        requests = []
+        for instance in instances:
             place = (instance.task_name, instance.doc_id, instance.idx)
             key = (*place, seen[place] % instance.repeats)
             seen[place] += 1
-            request = fingerprint(instance.args, instance.doc)
-            entries.append((key, request, instance))
-            stored = self.log.get(key, request) if self.log is not None and key not in self.done else None
+            requests.append(Request(key, fingerprint(instance.args, instance.doc), instance))
+        each = {request.key: request for request in requests}
+        if self.progress is not None:
+            self.progress.start(len(each))
+        for request in each.values():
+            stored = self.log.get(request.key, request.hash) if self.log is not None else None
             if stored is not None:
-                self.done[key] = stored
-                self.recorder.add(key, instance, stored)
-        return entries
+                self.count(request, stored)
+        for request, found in answer([request for key, request in each.items() if key not in self.done]):
+            if self.log is not None:
+                self.log.put(request.key, request.hash, found)  # on disk first, then counted
+            self.count(request, found)
+        if self.progress is not None:
+            self.progress.stop()
+        return [self.done[request.key] for request in requests]
 
-    def waiting(self, requests: Sequence[Instance]) -> list[tuple[Key, str, Instance]]:
-        """Requests without an answer, each once; opens the progress bar."""
-        self.recorder.start(len({(r.task_name, r.doc_id, r.idx, n) for r in requests for n in range(r.repeats)}))
-        entries = {key: (key, request, instance) for key, request, instance in self.keyed(requests)}
-        return [entry for key, entry in entries.items() if key not in self.done]
+    def count(self, request: Request, answer: Answer) -> None:
+        self.done[request.key] = answer
+        if self.progress is not None:
+            self.progress.add(request.instance, answer)
 
-    def answers(self, requests: Sequence[Instance]) -> list[Answer]:
-        """The answers in the order of the requests."""
-        self.recorder.stop()
-        return [self.done[key] for key, _, _ in self.keyed(requests)]
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Response]:
+        return self.answered(requests, self.responses)
 
-    def job(self, key: Key, request: str, instance: Instance) -> Job:
-        context, arguments = instance.args
-        options, until = task_options(arguments)
-        decoder = make_decoder(options, self.settings, self.model.config, self.eos_ids, self.seed)
-        return Job(key, request, instance, self.tok_encode(context), decoder, until)
+    def responses(self, requests: list[Request]) -> Iterator[tuple[Request, Response]]:
+        """Decode requests; those of a task share a decoder and a batch. Raises ValueError for a prompt that is too long."""
+        groups = defaultdict(list)
+        for request in requests:
+            context, arguments = request.instance.args
+            options, until = task_options(arguments, self.seed)
+            decoder = options.decoder(self.model.config, self.eos_ids, self.stored)
+            prompt = self.tok_encode(context)
+            self.check_length(request, len(prompt), decoder)
+            groups[request.key[0], decoder, until].append((request, torch.tensor(prompt)))
+        for (_, decoder, until), group in groups.items():
+            yield from self.decoded(group, decoder, until)
 
-    def text(self, tokens: torch.Tensor, until: tuple[str, ...]) -> str:
-        """The answer up to the first string that ends it."""
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        return text[: min((text.find(end) for end in until if end in text), default=len(text))]
+    def check_length(self, request: Request, prompt_length: int, decoder: Decoder) -> None:
+        task, doc_id, *_ = request.key
+        length, room = decoder.config.gen_length, self.model.config.max_sequence_length
+        require(
+            prompt_length + length <= room,
+            f"{task} document {doc_id}: {prompt_length} prompt tokens and gen_length={length} exceed the model's {room}: "
+            "use a smaller gen_length or fewer shots",
+        )
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        jobs = [self.job(*entry) for entry in self.waiting(requests)]
-        check_length(jobs, self.model.config.max_sequence_length)
-        for (_, decoder), group in group_by(jobs, lambda job: (job.key[0], job.decoder)):
-            for job, part, row, seconds, clock in finished(self.model, group, decoder, self.batch_size):
-                length = part.lengths[row].item()
-                answer = Answer(
-                    text=self.text(part.tokens[row, :length], job.until),
-                    nfe=part.nfe[row].item(),
-                    tokens=length,
-                    seconds=seconds,
-                    clock=clock,
-                    session=1 if self.log is None else self.log.session,
-                    rank=self.rank,
-                    truncated=length == decoder.config.gen_length,
-                )
-                self.keep(job.key, job.request, job.instance, answer)
-        return [answer.text for answer in self.answers(requests)]
+    def decoded(
+        self, group: list[tuple[Request, torch.Tensor]], decoder: Decoder, until: tuple[str, ...]
+    ) -> Iterator[tuple[Request, Response]]:
+        """Responses as they finish. Shorter prompts go first: a batch is as wide as its longest prompt."""
+        group = sorted(group, key=lambda pair: len(pair[1]))
+        requests, prompts = [request for request, _ in group], [prompt for _, prompt in group]
+        loop = {"model": self.model, "tokenizer": self.tokenizer, "batch_size": self.batch_size}
+        if self.device.type == "cuda":  # the first forwards load and choose kernels
+            once = replace(decoder, policy=FixedSteps(steps=decoder.config.blocks))
+            for _ in generate(prompts=prompts[: self.batch_size], decoder=once, **loop):
+                pass
+        place = {"session": 1 if self.log is None else self.log.session, "rank": self.rank}
+        row_ids = [request.row_id for request in requests]
+        for g in generate(prompts=prompts, decoder=decoder, row_ids=row_ids, **loop):
+            text = self.tokenizer.decode(g.tokens, skip_special_tokens=True)
+            text = text[: min((text.find(end) for end in until if end in text), default=len(text))]
+            cost = Cost(g.nfe, len(g.tokens), g.seconds, g.truncated, g.clock, **place)
+            yield requests[g.index], Response(text, cost)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        self.score(requests, self.pair)
-        return [(answer.log_likelihood, answer.greedy) for answer in self.answers(requests)]
+        return self.answered(requests, lambda waiting: self.scored(waiting, self.pair))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        self.score(requests, self.windows)
-        return [answer.log_likelihood for answer in self.answers(requests)]
+        return [value for value, _ in self.answered(requests, lambda waiting: self.scored(waiting, self.windows))]
 
     def _loglikelihood_tokens(self, requests, **_):
         raise NotImplementedError("loglikelihood does its own scoring, request by request")
@@ -164,16 +200,33 @@ class LLaDA(ProcessesLM):
         tokens = self.tok_encode(instance.args[0], add_special_tokens=False)
         return disjoint_windows(tokens, self.prefix_token_id, self.model.config.max_sequence_length)
 
-    def score(self, requests: Sequence[Instance], pairs_of: Callable[[Instance], list[Ids]]) -> None:
+    def scored(
+        self, requests: list[Request], pairs_of: Callable[[Instance], list[Ids]]
+    ) -> Iterator[tuple[Request, tuple[float, bool]]]:
         """Log-likelihood of every request, and whether one token per step, greedily, would have written it."""
-        waiting = self.waiting(requests)
-        for start in range(0, len(waiting), self.batch_size):
-            entries = waiting[start : start + self.batch_size]
-            pairs = [(torch.tensor(a), torch.tensor(b)) for _, _, r in entries for a, b in pairs_of(r)]
-            owner = [i for i, (_, _, r) in enumerate(entries) for _ in pairs_of(r)]
+        for start in range(0, len(requests), self.batch_size):
+            batch = requests[start : start + self.batch_size]
+            parts = [(i, pair) for i, request in enumerate(batch) for pair in pairs_of(request.instance)]
+            pairs = [(torch.tensor(a), torch.tensor(b)) for _, (a, b) in parts]
             values = estimates(self.model, pairs, self.mc_samples, self.batch_size, self.seed)
             written = greedy(self.model, pairs, self.batch_size)
-            for i, entry in enumerate(entries):
-                own = [j for j, o in enumerate(owner) if o == i]
-                answer = Answer(log_likelihood=sum(values[j] for j in own), greedy=all(written[j] for j in own))
-                self.keep(*entry, answer)
+            for i, request in enumerate(batch):
+                own = [j for j, (owner, _) in enumerate(parts) if owner == i]
+                yield request, (sum(values[j] for j in own), all(written[j] for j in own))
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.world_size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts) if tensor.ndim == 0 else torch.cat(parts)
+
+    def gather_object(self, obj, dst: int = 0) -> list | None:
+        if self.world_size == 1:
+            return [obj]
+        parts = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object(obj, parts, dst=dst)
+        return parts
+
+    def barrier(self) -> None:
+        self.state.wait_for_everyone()

@@ -2,34 +2,63 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from lm_eval.evaluator import evaluate
 
 from cd4lm.config import require
 from cd4lm.data.examples import end_ids
-from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding import Decoder, DecodingOptions
+from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
 from cd4lm.model.checkpoint import check_folder
 from cd4lm.model.loading import best_device, load_config, load_tokenizer
-from evaluation.dllm_eval import manifest, results, task_list
+from evaluation.compare import summarise
+from evaluation.dllm_eval import task_list
 from evaluation.dllm_eval.answers import AnswerLog
-from evaluation.dllm_eval.model import DTYPES, LLaDA
-from evaluation.dllm_eval.options import Decoder, ModelOptions, make_decoder, task_options
-from evaluation.dllm_eval.processes import join_processes
-from evaluation.dllm_eval.recorder import Recorder
-from evaluation.dllm_eval.scoring import Scorer, is_ours
+from evaluation.dllm_eval.model import DTYPES, LLaDA, join_processes
+from evaluation.dllm_eval.options import PREFIX, ModelOptions, is_ours, task_options
+from evaluation.dllm_eval.scoring import AGGREGATIONS, Judge, Progress
+from evaluation.metrics.verdict import Scoring
+from evaluation.report import run_table, table
+from evaluation.run import Run
 
 
-def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, scorer: Scorer) -> None:
+def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: ModelOptions, pairs: dict) -> None:
+    """Run the tasks and write the results; every refusal comes before the weights are read."""
+    check_folder(options.pretrained)
+    state = join_processes()
+    workers = max(1, (os.cpu_count() or 2) // (2 * state.num_processes))
+    judge = Judge(Scoring(arguments.protocol, arguments.confirm_run_unsafe_code, arguments.sandbox, workers))
+    loaded = task_list.load(tasks, arguments.data_dir, arguments.include_path, arguments.samples, judge)
+    prepare_tasks(arguments, loaded, pairs)
+    decoders = decoders_of(loaded, options.pretrained, arguments.seed)
+    require(
+        arguments.limit is None or arguments.limit >= state.num_processes,
+        f"--limit {arguments.limit} leaves some of the {state.num_processes} processes without a document: raise it",
+    )
+    settings = run_settings(arguments, options, pairs)
+    check_same_run(arguments.output_path, settings, write=state.is_main_process)
+    log = AnswerLog(arguments.output_path, state.process_index)
+    if log.resumed and state.is_main_process:
+        print(f"{log.resumed} answers of an earlier run are kept", file=sys.stderr)
+    progress = Progress(judge, show=state.is_main_process)
+    model = LLaDA(**asdict(options), batch_size=arguments.batch_size, seed=arguments.seed, log=log, progress=progress)
+    found = run_lm_eval(arguments, model, loaded)
+    if found is not None:
+        about = about_run(arguments, settings, model)
+        write_results(arguments, found, about, decoders)
+
+
+def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict) -> None:
     """Give each task the command line's settings, as lm-eval's own command does."""
     for name, task in loaded["tasks"].items():
         if task.get_config("output_type") == "generate_until" and pairs:
             sampled = {"do_sample": pairs["temperature"] > 0} if "temperature" in pairs else {}
             task.set_config("generation_kwargs", pairs | sampled, update=True)
-        if is_ours(name):
-            task.set_config("process_results", scorer.process_results(name))
-        elif arguments.num_fewshot is not None:
+        if arguments.num_fewshot is not None and not is_ours(name):
             task.set_config("num_fewshot", arguments.num_fewshot)
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
@@ -38,10 +67,10 @@ def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, scor
 
 def decoders_of(loaded: dict, pretrained: str, seed: int) -> dict[str, Decoder]:
     """How each generating task will be decoded. Raises ValueError for settings that cannot be, before any weights."""
-    model_config = load_config(pretrained)
-    stored, eos_ids = GenerationSettings.load(pretrained), end_ids(load_tokenizer(pretrained))
+    model_config, eos_ids = load_config(pretrained), end_ids(load_tokenizer(pretrained))
+    stored = DecodingOptions.stored(pretrained)
     return {
-        name: make_decoder(task_options(task.config.generation_kwargs)[0], stored, model_config, eos_ids, seed)
+        name: task_options(task.config.generation_kwargs, seed)[0].decoder(model_config, eos_ids, stored)
         for name, task in loaded["tasks"].items()
         if task.get_config("output_type") == "generate_until"
     }
@@ -49,61 +78,114 @@ def decoders_of(loaded: dict, pretrained: str, seed: int) -> dict[str, Decoder]:
 
 def run_settings(arguments: argparse.Namespace, options: ModelOptions, pairs: dict) -> dict:
     """Everything that an answer depends on, as JSON; --limit and where the data lies may change between runs."""
-    taken = ("tasks", "batch_size", "num_fewshot", "apply_chat_template", "protocol", "seed")
+    taken = ("tasks", "batch_size", "num_fewshot", "apply_chat_template", "protocol", "samples", "seed")
     dtype = DTYPES[options.dtype] or best_device()[1]
-    model = {"weights": manifest.weights_hash(options.pretrained), "dtype": str(dtype)}
+    model = {"weights": weights_fingerprint(options.pretrained), "dtype": str(dtype).removeprefix("torch.")}
     kept = {name: vars(arguments)[name] for name in taken}
     return json.loads(json.dumps(kept | model | {"model_args": asdict(options), "gen_kwargs": pairs}))
 
 
-def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: ModelOptions, pairs: dict) -> None:
-    """Run the tasks and write the results; every refusal comes before the weights are read."""
-    check_folder(options.pretrained)
-    state = join_processes()
-    scorer = Scorer(arguments.protocol, arguments.confirm_run_unsafe_code, state.num_processes)
-    loaded = task_list.load(tasks, arguments.data_dir, arguments.include_path)
-    prepare_tasks(arguments, loaded, pairs, scorer)
-    decoders = decoders_of(loaded, options.pretrained, arguments.seed)
-    require(
-        arguments.limit is None or arguments.limit >= state.num_processes,
-        f"--limit {arguments.limit} leaves some of the {state.num_processes} processes without a document: raise it",
-    )
-    settings = run_settings(arguments, options, pairs)
-    manifest.check_same_run(arguments.output_path, settings, write=state.is_main_process)
-    log, recorder = AnswerLog(arguments.output_path, state.process_index), Recorder(scorer, show=state.is_main_process)
-    if log.resumed and state.is_main_process:
-        print(f"{log.resumed} answers of an earlier run are kept", file=sys.stderr)
-    model = LLaDA(**asdict(options), batch_size=arguments.batch_size, seed=arguments.seed, log=log, recorder=recorder)
-    found = run_lm_eval(arguments, model, loaded)
-    samples = results.gathered(recorder, model)
-    if samples is not None:
-        about = manifest.manifest(settings, model, manifest.prompt_hashes(samples), decoders)
-        write(arguments, samples, found, about)
+def flat(tree: dict, prefix: str = "") -> dict:
+    """A nested dictionary with dotted names."""
+    values = {}
+    for name, value in tree.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
+
+
+def check_same_run(folder: Path, settings: dict, write: bool) -> None:
+    """Remember the settings of a run in its folder; on a later start raise ValueError naming the first that differs."""
+    file = folder / "settings.json"
+    if not file.is_file():
+        if write:
+            write_json(file, settings)
+        return
+    stored, given = flat(json.loads(file.read_text())), flat(settings)
+    for name in sorted({*stored, *given}):
+        before, now = (values.get(name, None) for values in (stored, given))
+        require(
+            before == now,
+            f"{folder} was started with {name}={before}, not {now}: choose another --output_path, or give the same "
+            "settings to resume",
+        )
 
 
 def run_lm_eval(arguments: argparse.Namespace, model: LLaDA, loaded: dict) -> dict | None:
     """lm-eval's results, None except in process 0."""
-    chat = (
-        all(map(is_ours, loaded["tasks"])) if arguments.apply_chat_template is None else arguments.apply_chat_template
-    )
+    chat = arguments.apply_chat_template
+    chat = all(map(is_ours, loaded["tasks"])) if chat is None else chat
     return evaluate(
         model,
         loaded,
         limit=arguments.limit,
         bootstrap_iters=1000,
-        log_samples=arguments.log_samples,
+        log_samples=True,
         apply_chat_template=chat,
         fewshot_as_multiturn=chat,
         confirm_run_unsafe_code=arguments.confirm_run_unsafe_code,
     )
 
 
-def write(arguments: argparse.Namespace, samples: dict[str, list[dict]], found: dict, about: dict) -> None:
+def about_run(arguments: argparse.Namespace, settings: dict, model: LLaDA) -> dict:
+    """What all tasks of a run have in common, for run.json and results.json."""
+    checkpoint = {"name": settings["model_args"]["pretrained"]} | {k: settings[k] for k in ("weights", "dtype")}
+    return {
+        "name": arguments.name or arguments.output_path.resolve().name,
+        "model": checkpoint,
+        "seed": arguments.seed,
+        "settings": settings,
+        "processes": model.world_size,
+        "provenance": provenance(),
+    }
+
+
+def document(row: dict) -> dict:
+    """A line of documents.jsonl from lm-eval's record of a document."""
+    response = row["filtered_resps"][0]
+    right = next((outcome for outcome in row["outcomes"] if outcome == "right"), row["outcomes"][0])
+    line = {"id": row["doc_id"], "doc": row["doc"], "response": response, "outcome": right}
+    line |= {name: row[name] for name in AGGREGATIONS}
+    return line if isinstance(response, list) else {k: v for k, v in line.items() if k != "outcomes"}
+
+
+def write_results(arguments: argparse.Namespace, found: dict, about: dict, decoders: dict[str, Decoder]) -> None:
     """All files of a finished run, and its table on the screen."""
     folder = arguments.output_path
+    ours = [task for task in found["samples"] if is_ours(task)]
+    summaries = {}
+    for task in ours:
+        rows, name = sorted(found["samples"][task], key=lambda row: row["doc_id"]), task.removeprefix(PREFIX)
+        own = {"task": name, "decoder": decoders[task].about()}
+        own |= {"prompts": fingerprint([row["prompt_hash"] for row in rows])}
+        run = Run(about | own, [document(row) for row in rows])
+        run.write(folder if len(ours) == 1 else folder / name)
+        summaries[name] = summarise(run)
     if arguments.log_samples:
         for task, rows in found["samples"].items():
-            lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
-            results.write_whole(folder / f"lm_eval_samples_{task}.jsonl", "\n".join(lines) + "\n")
-    print(results.write_results(folder, samples, found["results"], about))
-    print(f"wrote {folder}/results.json")
+            lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]
+            write_text(folder / f"lm_eval_samples_{task}.jsonl", "".join(lines))
+    results = {"tasks": summaries, "lm_eval": found["results"], "about": about}
+    write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False, default=str) + "\n")
+    stock = {task: metrics for task, metrics in found["results"].items() if task not in ours}
+    text = "\n\n".join([run_table({"runs": summaries})] * bool(summaries) + [stock_table(stock)] * bool(stock))
+    write_text(folder / "results.md", text + "\n")
+    print(f"{text}\nwrote {folder}/results.json")
+
+
+def stock_table(results: dict) -> str:
+    """lm-eval's own metrics of its tasks, one line each."""
+    rows = []
+    for task, metrics in results.items():
+        for name, value in metrics.items():
+            metric, _, kind = name.partition(",")
+            if isinstance(value, (int, float)) and kind and not metric.endswith("_stderr"):
+                error = metrics.get(f"{metric}_stderr,{kind}", "none")
+                rows.append(
+                    [
+                        task,
+                        f"{metric} ({kind})",
+                        f"{value:.4f}",
+                        format(error, ".4f" if isinstance(error, float) else ""),
+                    ]
+                )
+    return table(["task", "metric", "value", "standard error"], rows)

@@ -1,55 +1,114 @@
-"""Scoring answers as they come, each once, so that the progress bar, lm-eval and the results agree."""
+"""What a response of our tasks is worth and cost, as lm-eval's metrics; and the progress bar."""
 
-import os
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from evaluation.dllm_eval.answers import fingerprint
-from evaluation.metrics.sandbox import SandboxError
-from evaluation.metrics.scoring import RUNS_CODE, judge, metric_of
+from lm_eval.api.instance import Instance
+from tqdm import tqdm
+
+from cd4lm.io import fingerprint
+from evaluation.dllm_eval.answers import Answer, Response
+from evaluation.dllm_eval.options import PREFIX, is_ours
+from evaluation.metrics.scoring import judge
 from evaluation.metrics.verdict import Scoring, Verdict
 
-PREFIX = "dllm_"
 
+class Judge:
+    """Verdicts on responses, each made once, in threads: programs run while the model decodes on."""
 
-def is_ours(task: str) -> bool:
-    """Whether a task is one of this repository's, scored by evaluation/metrics."""
-    return task.startswith(PREFIX)
-
-
-class Scorer:
-    """Verdicts of our tasks' answers; programs run in the background while the model decodes on."""
-
-    def __init__(self, protocol: str, confirm_run_unsafe_code: bool, processes: int = 1):
-        self.protocol, self.confirmed = protocol, confirm_run_unsafe_code
-        self.pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // (2 * processes)))
+    def __init__(self, scoring: Scoring):
+        self.scoring = scoring
+        self.pool = ThreadPoolExecutor(scoring.workers)
         self.verdicts: dict[str, Future] = {}
 
-    def submit(self, task: str, doc: dict, responses: list[str]) -> list[Future]:
-        """Verdicts, begun or already there, of every response to a row."""
-        return [self._one(task.removeprefix(PREFIX), doc, response) for response in responses]
-
-    def _one(self, task: str, doc: dict, response: str) -> Future:
+    def submit(self, task: str, doc: dict, response: str) -> Future:
+        """The verdict on a response, begun or already there; its result() raises what judging raised."""
         key = fingerprint(task, doc, response)
         if key not in self.verdicts:
-            if metric_of(task) in RUNS_CODE:
-                self.verdicts[key] = self.pool.submit(self.verdict, task, doc, response)
-            else:  # math-verify's time limit is a signal, which only the main thread can take
-                self.verdicts[key] = Future()
-                self.verdicts[key].set_result(self.verdict(task, doc, response))
+            self.verdicts[key] = self.pool.submit(judge, task.removeprefix(PREFIX), doc, response, self.scoring)
         return self.verdicts[key]
 
-    def verdict(self, task: str, doc: dict, response: str) -> Verdict:
-        try:
-            return judge(task, doc, response, Scoring(self.protocol, self.confirmed))
-        except SandboxError as error:
-            raise ValueError(f"the sandbox for generated programs does not work here: {error}") from error
-
     def process_results(self, task: str) -> Callable[[dict, list], dict]:
-        """lm-eval's scoring hook of a task: 1 if any of a row's responses is right (pass@k with n = k), else 0."""
+        """lm-eval's scoring function of a task; a closure, since lm-eval copies the task's configuration."""
 
-        def right(doc: dict, results: list) -> dict:
+        def measures_of(doc: dict, results: list) -> dict:
             responses = results[0] if isinstance(results[0], list) else results
-            return {"right": int(any(v.result().right for v in self.submit(task, doc, responses)))}
+            return measures(responses, [v.result() for v in [self.submit(task, doc, r) for r in responses]])
 
-        return right
+        return measures_of
+
+
+def counts(documents: Sequence[list[str]]) -> dict[str, int]:
+    """How many responses had each outcome."""
+    return dict(sorted(Counter(outcome for outcomes in documents for outcome in outcomes).items()))
+
+
+def found(answers: Sequence[str | None]) -> int:
+    """Documents from which an answer could be extracted."""
+    return sum(answer is not None for answer in answers)
+
+
+# A document's measures, and how lm-eval sums them up over the documents.
+AGGREGATIONS = {
+    **dict.fromkeys(("right", "nfe", "tokens", "seconds", "truncated"), "mean"),
+    "outcomes": counts,
+    "answer": found,
+    **dict.fromkeys(("clock", "session", "rank"), max),
+}
+METRIC_LIST = [
+    {"metric": name, "aggregation": how, "higher_is_better": name in ("right", "answer")}
+    for name, how in AGGREGATIONS.items()
+]
+
+
+def measures(responses: Sequence[Response], verdicts: Sequence[Verdict]) -> dict:
+    """A document's measures. Several responses: right if one is (pass@k with n = k), costs are means, place the last's."""
+    costs = [response.cost for response in responses]
+    last = max(costs, key=lambda cost: (cost.session, cost.clock))
+    return {
+        "right": any(verdict.right for verdict in verdicts),
+        **{name: mean([vars(cost)[name] for cost in costs]) for name in ("nfe", "tokens", "seconds", "truncated")},
+        "outcomes": [verdict.outcome for verdict in verdicts],
+        "answer": next((verdict for verdict in verdicts if verdict.right), verdicts[0]).answer,
+        **{name: vars(last)[name] for name in ("clock", "session", "rank")},
+    }
+
+
+def mean(values: Sequence):
+    """The mean; a single value stays what it is."""
+    return values[0] if len(values) == 1 else sum(values) / len(values)
+
+
+class Progress:
+    """The progress bar: accuracy over the documents scored so far (programs lag behind), mean NFE per response."""
+
+    def __init__(self, judge: Judge, show: bool):
+        self.judge, self.show = judge, show
+        self.nfe: list[int] = []
+        self.verdicts: dict[tuple[str, int], list[Future]] = defaultdict(list)
+        self.repeats: dict[tuple[str, int], int] = {}
+
+    def start(self, total: int) -> None:
+        self.bar = tqdm(total=total, unit="answer", disable=not self.show, dynamic_ncols=True)
+
+    def add(self, instance: Instance, answer: Answer) -> None:
+        """Count an answer and have it judged, if its task is ours."""
+        if isinstance(answer, Response):
+            self.nfe.append(answer.cost.nfe)
+            if is_ours(instance.task_name):
+                place = (instance.task_name, instance.doc_id)
+                self.repeats[place] = instance.repeats
+                self.verdicts[place].append(self.judge.submit(instance.task_name, instance.doc, answer))
+        self.bar.set_postfix(self.so_far(), refresh=False)
+        self.bar.update()
+
+    def so_far(self) -> dict[str, str]:
+        whole = [v for place, v in self.verdicts.items() if len(v) == self.repeats[place] and all(f.done() for f in v)]
+        right = [any(verdict.result().right for verdict in verdicts) for verdicts in whole]
+        shown = {"accuracy": f"{sum(right) / len(right):.1%} of {len(right)}"} if right else {}
+        return shown | ({"NFE": f"{sum(self.nfe) / len(self.nfe):.1f}"} if self.nfe else {})
+
+    def stop(self) -> None:
+        self.bar.set_postfix(self.so_far())
+        self.bar.close()

@@ -8,7 +8,9 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from cd4lm.config import require
-from evaluation.dllm_eval.scoring import PREFIX, is_ours
+from evaluation.dllm_eval.options import PREFIX, SAMPLING_TEMPERATURE, is_ours
+from evaluation.dllm_eval.scoring import METRIC_LIST, Judge
+from evaluation.metrics.mbpp import TEST_IDS
 
 FOLDER = Path(__file__).parent / "tasks"
 OURS = sorted(path.stem for path in FOLDER.glob(f"{PREFIX}*.yaml"))
@@ -22,9 +24,14 @@ FILES = {
 }
 
 
+def mbpp_test_split(docs):
+    """The published test items of a file or a split that may hold more."""
+    return docs.filter(lambda row: row["task_id"] in TEST_IDS)
+
+
 def local_file(task: str, data_dir: Path) -> Path:
     """The file of a task's rows in a local folder. Raises ValueError if it is not there."""
-    path = data_dir / FILES[task.removeprefix(PREFIX).removesuffix("_pass5")]
+    path = data_dir / FILES[task.removeprefix(PREFIX)]
     require(
         path.is_file(),
         f"{path} does not exist: --data_dir must hold it for {task} (or leave --data_dir out for the hub)",
@@ -32,8 +39,22 @@ def local_file(task: str, data_dir: Path) -> Path:
     return path
 
 
-def find(names: list[str], data_dir: Path | None, include_path: Path | None) -> tuple[TaskManager, list[str | dict]]:
-    """A task manager and what to give it. Raises ValueError for a name that does not exist, naming the nearest.
+def our_task(name: str, data_dir: Path | None, samples: int, judge: Judge) -> dict:
+    """The configuration of one of our tasks: its YAML, its scoring, and where its data lies."""
+    task = load_yaml(FOLDER / f"{name}.yaml", resolve_func=True)
+    task |= {"process_results": judge.process_results(name), "metric_list": METRIC_LIST}
+    if data_dir is not None:
+        data = {"data_files": {"test": str(local_file(name, data_dir))}}
+        task |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": data}
+    if samples > 1:
+        task["generation_kwargs"] |= {"do_sample": True, "temperature": SAMPLING_TEMPERATURE}
+        every = [{"name": "none", "filter": [{"function": "take_first_k", "k": samples}]}]
+        task |= {"repeats": samples, "filter_list": every}
+    return task
+
+
+def task_manager(names: list[str], include_path: Path | None) -> TaskManager:
+    """A manager that knows the names. Raises ValueError for one that does not exist, naming the nearest.
 
     lm-eval's own tasks are only indexed, which takes seconds, where a name is not found without them.
     """
@@ -41,25 +62,20 @@ def find(names: list[str], data_dir: Path | None, include_path: Path | None) -> 
     manager = TaskManager(include_path=folders, include_defaults=False)
     if any(not is_ours(name) and name not in manager.all_tasks for name in names):
         manager = TaskManager(include_path=folders)
-    specs = []
     for name in names:
-        if name not in manager.all_tasks and not Path(name).is_file():
+        if (is_ours(name) and name not in OURS) or (name not in manager.all_tasks and not Path(name).is_file()):
             close = difflib.get_close_matches(name, [*OURS, *manager.all_tasks], n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"this repository's are {', '.join(OURS)}"
             raise ValueError(f"unknown task {name}: {hint}")
         if PREFIX + name in OURS:
             print(f"note: {name} is lm-eval's task; this repository's is {PREFIX + name}", file=sys.stderr)
-        specs.append(name)
-        if is_ours(name) and data_dir is not None:
-            data = {"data_files": {"test": str(local_file(name, data_dir))}}
-            local = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": data}
-            specs[-1] = load_yaml(FOLDER / f"{name}.yaml", resolve_func=True) | local
-    return manager, specs
+    return manager
 
 
-def load(names: list[str], data_dir: Path | None, include_path: Path | None) -> dict:
+def load(names: list[str], data_dir: Path | None, include_path: Path | None, samples: int, judge: Judge) -> dict:
     """lm-eval's dictionary of tasks and groups. Raises ValueError where a data set cannot be had."""
-    manager, specs = find(names, data_dir, include_path)
+    manager = task_manager(names, include_path)
+    specs = [our_task(name, data_dir, samples, judge) if is_ours(name) else name for name in names]
     try:
         return manager.load(specs)
     except (OSError, RuntimeError) as error:

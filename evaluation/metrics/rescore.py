@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cd4lm.config import exit_with_message, require
+from evaluation.intervals import bootstrap, pass_at_k, wilson
 from evaluation.metrics.scoring import RUNS_CODE, judge_all
 from evaluation.metrics.verdict import OUTCOMES, PROTOCOLS, RIGHT, SANDBOXES, Scoring, Verdict
-from evaluation.statistics import bootstrap, pass_at_k, wilson
 
 _NAME = re.compile(r"samples_(dllm_)?(?P<task>.+?)(_\d{4}-\d\d-\d\dT[\d.\-]+)?\.jsonl")
 

@@ -1,19 +1,19 @@
-# Sourced by eval_*.sh: run the method and its baselines on one task, then print one table.
+# Sourced by eval_*.sh: run the method and its baselines on one task, then one report of all runs.
 #
-# From the environment: MODEL_PATH (checkpoint), TEACHER_PATH (also compare against this one; default: none), OUTPUT_PATH,
-# DATA_DIR (local data; default: the hub), LIMIT (documents; default: all), BATCH_SIZE, DTYPE, NUM_PROCESSES (default: one
-# per GPU), THRESHOLDS (CAD thresholds, several for a sweep), RUNS (of "cad cad_full fixed_stop fixed"), TEACHER_RUNS
-# (default: RUNS), PROTOCOL, GEN_LENGTH, BLOCK_LENGTH, TASK. Further arguments go to evaluation_script.py. Run the same
-# command again to resume.
+# From the environment: TASK, MODEL_PATH (checkpoint), TEACHER_PATH (also run this one; default: none), OUTPUT_PATH,
+# DATA_DIR (local data; default: the hub), LIMIT (documents; default: all), SAMPLES (responses per document; default: 1),
+# BATCH_SIZE, DTYPE, NUM_PROCESSES (default: one per GPU), THRESHOLDS (CAD thresholds, several for a sweep), RUNS (of "cad
+# cad_full fixed_stop fixed"), TEACHER_RUNS (default: RUNS), PROTOCOL, GEN_LENGTH, BLOCK_LENGTH. Further arguments go to
+# evaluation_script.py. Run the same command again to resume.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 source "$root/scripts/setup_env.sh" eval
 
 MODEL_PATH="${MODEL_PATH:-GSAI-ML/LLaDA-8B-Instruct}"
-OUTPUT_PATH="${OUTPUT_PATH:-outputs/eval/$TASK}"
-THRESHOLDS="${THRESHOLDS:-0.95}"
+SAMPLES="${SAMPLES:-1}"
+pass="$([ "$SAMPLES" = 1 ] || echo "_pass$SAMPLES")"
+OUTPUT_PATH="${OUTPUT_PATH:-outputs/eval/$TASK$pass}"
 RUNS="${RUNS:-cad fixed_stop fixed}"
-PROTOCOL="${PROTOCOL:-default}"
 gpus="$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)"
 NUM_PROCESSES="${NUM_PROCESSES:-$((gpus > 1 ? gpus : 1))}"
 launch=("$PYTHON")
@@ -21,21 +21,24 @@ launch=("$PYTHON")
 finished=()
 
 run() { # name, checkpoint, decoder's gen_kwargs
-    "${launch[@]}" "$root/evaluation/evaluation_script.py" -m dllm_eval --model LLaDA --tasks "dllm_$TASK" \
-        --batch_size "${BATCH_SIZE:-1}" --model_args "pretrained=$2,dtype=${DTYPE:-auto}" \
+    "${launch[@]}" "$root/evaluation/evaluation_script.py" -m dllm_eval --model LLaDA --tasks "dllm_$TASK" --name "$1" \
+        --batch_size "${BATCH_SIZE:-1}" --samples "$SAMPLES" --model_args "pretrained=$2,dtype=${DTYPE:-auto}" \
         --gen_kwargs "$3,gen_length=$GEN_LENGTH,block_length=$BLOCK_LENGTH" --output_path "$OUTPUT_PATH/$1" \
-        --protocol "$PROTOCOL" --log_samples ${LIMIT:+--limit "$LIMIT"} ${DATA_DIR:+--data_dir "$DATA_DIR"} ${arguments[@]+"${arguments[@]}"}
-    finished+=("$OUTPUT_PATH/$1")
+        --protocol "${PROTOCOL:-default}" --log_samples ${LIMIT:+--limit "$LIMIT"} ${DATA_DIR:+--data_dir "$DATA_DIR"} \
+        ${arguments[@]+"${arguments[@]}"}
+    finished+=("$OUTPUT_PATH/$1") reference="$1"
 }
 
 run_all() { # prefix of the runs' names, checkpoint, runs
     local threshold kind cad="use_dynamic=true,min_tokens_per_step=1,max_tokens_per_step=32,eos_threshold_ratio=0.3"
     for kind in $3; do
         case "$kind" in
-        cad) for threshold in $THRESHOLDS; do run "${1}cad_$threshold" "$2" "$cad,confidence_threshold=$threshold"; done ;;
-        cad_full) for threshold in $THRESHOLDS; do
-            run "${1}cad_full_$threshold" "$2" "$cad,confidence_threshold=$threshold,stop_at_eos=false"
-        done ;;
+        cad | cad_full)
+            for threshold in ${THRESHOLDS:-0.95}; do
+                run "$1${kind}_$threshold" "$2" \
+                    "$cad,confidence_threshold=$threshold,stop_at_eos=$([ "$kind" = cad ] && echo true || echo false)"
+            done
+            ;;
         fixed_stop) run "${1}fixed_stop" "$2" "use_dynamic=false,steps=$GEN_LENGTH,stop_at_eos=true" ;;
         fixed) run "${1}fixed" "$2" "use_dynamic=false,steps=$GEN_LENGTH,stop_at_eos=false" ;;
         *) echo "error: RUNS has '$kind': use cad, cad_full, fixed_stop, fixed" >&2; exit 1 ;;
@@ -43,13 +46,9 @@ run_all() { # prefix of the runs' names, checkpoint, runs
     done
 }
 
-evaluate_and_compare() { # arguments of the script
+evaluate_and_compare() { # arguments of evaluation_script.py; the last baseline is what the others are compared with
     arguments=("$@")
     run_all "" "$MODEL_PATH" "$RUNS"
     [ -z "${TEACHER_PATH:-}" ] || run_all "teacher_" "$TEACHER_PATH" "${TEACHER_RUNS:-$RUNS}"
-    "$PYTHON" "$root/evaluation/plot_runs.py" "${finished[@]}" --output_path "$OUTPUT_PATH"
-    [ "${#finished[@]}" -gt 1 ] || return 0 # nothing to compare a single run with
-    local reversed=() name # the last baseline is what the others are compared with
-    for name in "${finished[@]}"; do reversed=("$name" ${reversed[@]+"${reversed[@]}"}); done
-    "$PYTHON" "$root/scripts/compare_results.py" "${reversed[@]}" --output "$OUTPUT_PATH/comparison.json"
+    "$PYTHON" -m evaluation.report "${finished[@]}" --reference "$reference" --output_path "$OUTPUT_PATH"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # GSM8K with the published settings: MODEL_PATH=... bash evaluation/scripts/eval_gsm8k.sh
-# The method and its paired baselines, one table; see common.sh for what the environment may say.
+# The method and its paired baselines, one report; see common.sh for what the environment may say.
 set -euo pipefail
 TASK="${TASK:-gsm8k}" GEN_LENGTH="${GEN_LENGTH:-256}" BLOCK_LENGTH="${BLOCK_LENGTH:-32}"
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# HumanEval (TASK=humaneval_plus or humaneval_pass5 for its variants) with the published settings: MODEL_PATH=... bash evaluation/scripts/eval_humaneval.sh --confirm_run_unsafe_code
-# The method and its paired baselines, one table; see common.sh for what the environment may say.
+# HumanEval (TASK=humaneval_plus, SAMPLES=5 for variants) with the published settings:
+# MODEL_PATH=... bash evaluation/scripts/eval_humaneval.sh --confirm_run_unsafe_code
+# The method and its paired baselines, one report; see common.sh for what the environment may say.
 set -euo pipefail
 TASK="${TASK:-humaneval}" GEN_LENGTH="${GEN_LENGTH:-256}" BLOCK_LENGTH="${BLOCK_LENGTH:-256}"
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

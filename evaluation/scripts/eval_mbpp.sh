@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# MBPP (TASK=mbpp_plus or mbpp_pass5 for its variants) with the published settings: MODEL_PATH=... bash evaluation/scripts/eval_mbpp.sh --confirm_run_unsafe_code
-# The method and its paired baselines, one table; see common.sh for what the environment may say.
+# MBPP (TASK=mbpp_plus, SAMPLES=5 for variants) with the published settings:
+# MODEL_PATH=... bash evaluation/scripts/eval_mbpp.sh --confirm_run_unsafe_code
+# The method and its paired baselines, one report; see common.sh for what the environment may say.
 set -euo pipefail
 TASK="${TASK:-mbpp}" GEN_LENGTH="${GEN_LENGTH:-256}" BLOCK_LENGTH="${BLOCK_LENGTH:-256}"
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evaluation.statistics import holm, mcnemar
+from evaluation.intervals import holm, mcnemar
 from evaluation.study.estimates import Estimates
 from evaluation.study.resampling import Draws, family_nfe_at, interval, p_value
 from evaluation.study.results import Results

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from evaluation.statistics import nfe_at
+from evaluation.intervals import nfe_at
 
 
 def resample_weights(problems: int, resamples: int, seed: int) -> np.ndarray:

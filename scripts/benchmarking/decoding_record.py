@@ -8,7 +8,7 @@ import numpy as np
 from benchmarking.decoding_grid import Mode, Point
 from benchmarking.decoding_run import Pass, agreement, kernel_seconds, run_once, warm_up
 from cd4lm.decoding import DecodeResult
-from evaluation.statistics import Estimate, mcnemar, mean_difference, mean_ratio
+from evaluation.intervals import Estimate, mcnemar, mean_difference, mean_ratio
 
 
 @dataclass(frozen=True)

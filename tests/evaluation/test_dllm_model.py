@@ -1,18 +1,14 @@
 """The lm-eval model on a small checkpoint: batches, repeats, resuming, likelihoods."""
 
-from concurrent.futures import Future
-
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from evaluation.dllm_eval.answers import Answer, AnswerLog
+from evaluation.dllm_eval.answers import AnswerLog, Cost, Response
 from evaluation.dllm_eval.likelihood import greedy
 from evaluation.dllm_eval.model import LLaDA
-from evaluation.dllm_eval.recorder import Document, Recorder
-from evaluation.dllm_eval.results import sample_of, summarise, table, tokens_per_second
-from evaluation.dllm_eval.scoring import Scorer
-from evaluation.metrics.verdict import NO_ANSWER, RIGHT, Verdict
+from evaluation.dllm_eval.scoring import Judge, Progress, measures
+from evaluation.metrics.verdict import NO_ANSWER, RIGHT, Scoring, Verdict
 from tests.byte_checkpoint import build
 
 QUESTIONS = ["What is 2 + 3?", "A hen lays 4 eggs a day. How many in a week, and how many in two?", "7 * 8 = ", "Why?"]
@@ -33,8 +29,8 @@ def requests(kwargs=GREEDY, repeats=1, docs=DOCS) -> list[Instance]:
     return [request for request in made for _ in range(repeats)]
 
 
-def texts(checkpoint, batch_size=1, log=None, recorder=None, **changes) -> list[str]:
-    return LLaDA(checkpoint, batch_size=batch_size, log=log, recorder=recorder).generate_until(requests(**changes))
+def texts(checkpoint, batch_size=1, log=None, progress=None, **changes) -> list[Response]:
+    return LLaDA(checkpoint, batch_size=batch_size, log=log, progress=progress).generate_until(requests(**changes))
 
 
 class TestGenerating:
@@ -69,17 +65,16 @@ class TestGenerating:
         log.file.close()
         lines = (tmp_path / "answers.0.jsonl").read_bytes().splitlines(keepends=True)
         (tmp_path / "answers.0.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:40])
-        log, recorder = AnswerLog(tmp_path, 0), Recorder(Scorer("default", False))
-        assert log.resumed == 5 and texts(checkpoint, 2, log, recorder) == whole
-        assert sum(answer.session == 2 for _, answer in log.answers.values()) == 3
-        assert len(recorder.documents) == len(DOCS) and all(d.verdicts for d in recorder.documents.values())
+        log, progress = AnswerLog(tmp_path, 0), Progress(Judge(Scoring()), show=False)
+        assert log.resumed == 5 and texts(checkpoint, 2, log, progress) == whole
+        assert sum(answer.cost.session == 2 for _, answer in log.answers.values()) == 3
+        assert len(progress.verdicts) == len(DOCS) and len(progress.nfe) == len(DOCS)
 
     def test_the_costs_of_an_answer(self, checkpoint):
-        model = LLaDA(checkpoint, batch_size=2)
-        model.generate_until(requests(kwargs=GREEDY | {"use_dynamic": False, "confidence_threshold": None}))
-        for answer in model.done.values():
-            assert answer.nfe <= 24 and 0 <= answer.tokens <= 24 and 0 < answer.seconds <= answer.clock
-            assert answer.truncated == (answer.tokens == 24) and (not answer.truncated or answer.nfe == 24)
+        fixed = GREEDY | {"use_dynamic": False, "confidence_threshold": None}
+        for cost in (response.cost for response in texts(checkpoint, 2, kwargs=fixed)):
+            assert cost.nfe <= 24 and 0 <= cost.tokens <= 24 and 0 < cost.seconds <= cost.clock
+            assert cost.truncated == (cost.tokens == 24) and (not cost.truncated or cost.nfe == 24)
 
 
 class TestLikelihood:
@@ -128,27 +123,30 @@ class TestLikelihood:
         assert total < 0
 
 
-def verdict(outcome: str) -> Future:
-    future: Future = Future()
-    future.set_result(Verdict(outcome))
-    return future
-
-
-class TestResults:
+class TestMeasures:
     def test_five_samples_are_right_if_one_is(self):
-        answers = {i: Answer(text=str(i), nfe=10 * (i + 1), tokens=20, clock=1.0, truncated=i == 0) for i in range(5)}
-        verdicts = [verdict(NO_ANSWER)] * 3 + [verdict(RIGHT), verdict(NO_ANSWER)]
-        sample = sample_of(7, Document({"a": 1}, "prompt", 5, answers, verdicts))
-        assert sample["right"] and sample["outcome"] == RIGHT and sample["response"] == list("01234")
-        assert sample["nfe"] == 30 and sample["truncated"]
-        result = summarise([sample])
-        assert (result["accuracy"], result["response_accuracy"], result["no_answer"]) == (1.0, 0.2, 4)
-        assert result["tokens_per_forward"] == 100 / 150 and result["truncated"] == 0.2
-        assert "| x (1) | 100.0" in table({"x": result})
+        costs = [Cost(10 * (i + 1), 20, 1.0, i == 0, clock=5.0 - i, session=1 + (i > 2), rank=1) for i in range(5)]
+        verdicts = [Verdict(NO_ANSWER)] * 3 + [Verdict(RIGHT, "7"), Verdict(NO_ANSWER)]
+        found = measures([Response(str(i), cost) for i, cost in enumerate(costs)], verdicts)
+        assert found["right"] and found["answer"] == "7" and found["outcomes"].count(RIGHT) == 1
+        assert (found["nfe"], found["tokens"], found["truncated"]) == (30, 20, 0.2)
+        assert (found["session"], found["clock"], found["rank"]) == (2, 2.0, 1)
 
-    def test_throughput_adds_processes_and_counts_the_time_of_every_run(self):
-        first = [Answer(tokens=10, clock=clock, session=1, rank=0) for clock in (1.0, 2.0)]
-        resumed = [Answer(tokens=20, clock=2.0, session=2, rank=0)]
-        other = [Answer(tokens=30, clock=3.0, session=1, rank=1)]
-        assert tokens_per_second(first) == 10 and tokens_per_second(first + resumed) == 10
-        assert tokens_per_second(first + resumed + other) == 20
+    def test_one_response_keeps_its_own_numbers(self):
+        found = measures([Response("x", Cost(nfe=3, tokens=2, truncated=True))], [Verdict(NO_ANSWER)])
+        assert found["right"] is False and found["nfe"] == 3 and found["truncated"] is True
+
+    def test_progress_counts_a_document_when_all_its_samples_are_judged(self):
+        progress = Progress(Judge(Scoring()), show=False)
+        progress.start(2)
+        (request, _) = requests(repeats=2, docs=DOCS[:1])
+        progress.add(request, Response("no idea", Cost(nfe=10)))
+        assert progress.so_far() == {"NFE": "10.0"}
+        progress.add(request, Response("#### 5", Cost(nfe=20)))
+        progress.judge.pool.shutdown()
+        assert progress.so_far() == {"accuracy": "100.0% of 1", "NFE": "15.0"}
+
+    def test_a_verdict_that_cannot_be_had_stops_the_run(self):
+        judge = Judge(Scoring())
+        with pytest.raises(ValueError, match="confirm_run_unsafe_code"):
+            judge.process_results("dllm_mbpp")({}, [Response("```python\nx = 1\n```", Cost())])

@@ -4,24 +4,23 @@ import sys
 
 import pytest
 
-from cd4lm.decoding import ConfidenceAdaptive, FixedSteps
-from cd4lm.decoding.generation_settings import GenerationSettings
+from cd4lm.decoding import ConfidenceAdaptive, DecodingOptions, FixedSteps
 from cd4lm.model import LLaDAConfig
 from evaluation import evaluation_script
-from evaluation.dllm_eval.options import generation_pairs, make_decoder, model_options, task_options
+from evaluation.dllm_eval.options import ModelOptions, generation_pairs, task_options
 
 PUBLISHED = (
     "use_dynamic=true,gen_length=256,block_length=32,confidence_threshold=0.95,min_tokens_per_step=1,"
     "max_tokens_per_step=32,eos_threshold_ratio=0.3"
 )
-STORED = GenerationSettings(gen_length=64, block_length=16, confidence_threshold=0.8)
+STORED = DecodingOptions(gen_length=64, block_length=16, confidence_threshold=0.8)
 BIDIRECTIONAL = LLaDAConfig(vocab_size=10, mask_token_id=9)
 BLOCK_CAUSAL = LLaDAConfig(vocab_size=10, mask_token_id=9, attention="block_causal", block_length=16)
 
 
 def decoder(gen_kwargs: str, stored=STORED, model_config=BIDIRECTIONAL, **request):
-    options, _ = task_options(generation_pairs(gen_kwargs) | request)
-    return make_decoder(options, stored, model_config, eos_ids=(7,), seed=42)
+    options, _ = task_options(generation_pairs(gen_kwargs) | request, seed=42)
+    return options.decoder(model_config, (7,), stored)
 
 
 class TestGenerationOptions:
@@ -48,15 +47,14 @@ class TestGenerationOptions:
     def test_fixed_steps(self):
         assert decoder("use_dynamic=false").policy == FixedSteps(64)
         assert decoder("use_dynamic=false,steps=16,remasking=random").policy == FixedSteps(16, "random")
-        assert decoder("use_dynamic=true", GenerationSettings(policy="fixed")).policy == ConfidenceAdaptive(0.95)
+        assert decoder("use_dynamic=true", DecodingOptions(policy="fixed")).policy == ConfidenceAdaptive(0.95)
 
     def test_lm_evals_own_arguments(self):
         found = decoder("", do_sample=False, temperature=0.7, max_gen_toks=50)
         assert found.config.temperature == 0 and (found.config.gen_length, found.config.block_length) == (64, 32)
         assert decoder("", do_sample=True, temperature=0.7).config.temperature == 0.7
-        assert task_options({"until": ["\n\n", "Q:"]})[1] == ("\n\n", "Q:") and task_options({"until": "Q:"})[1] == (
-            "Q:",
-        )
+        assert task_options({"until": ["\n\n", "Q:"]}, 0)[1] == ("\n\n", "Q:")
+        assert task_options({"until": "Q:"}, 0)[1] == ("Q:",)
 
     def test_equal_settings_are_equal_decoders(self):
         assert hash(decoder(PUBLISHED)) == hash(decoder(PUBLISHED)) and decoder(PUBLISHED) == decoder(PUBLISHED)
@@ -73,6 +71,7 @@ class TestGenerationOptions:
             ("gen_length", "'gen_length' is not of the form key=value"),
             ("steps=3,steps=4", "steps is given twice"),
             ("use_dynamic=true,policy=fixed", "use_dynamic=True contradicts policy=fixed"),
+            ("seed=3", "gen_kwargs.seed: use --seed"),
         ],
     )
     def test_refused_by_name(self, gen_kwargs, message):
@@ -89,15 +88,16 @@ class TestGenerationOptions:
 
 
 def test_model_options():
-    options = model_options("pretrained=/models/a=b/1,dtype=float32,mc_samples=4")
+    options = ModelOptions.parse("pretrained=/models/a=b/1,dtype=float32,mc_samples=4")
     assert (options.pretrained, options.dtype, options.mc_samples) == ("/models/a=b/1", "float32", 4)
     for text, message in (
         ("pretraned=x", "did you mean pretrained"),
         ("dtype=float32", "missing setting model_args.'pretrained'"),
         ("pretrained=x,dtype=half", "dtype='half' is not one of"),
+        ("pretrained=x,mc_samples=0", "mc_samples=0 must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            model_options(text)
+            ModelOptions.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,8 @@ def test_model_options():
         (["--tasks", "dllm_mbpp"], "add --confirm_run_unsafe_code"),
         (["--tasks", "dllm_gsm8k,arc_easy"], "mixes"),
         (["--limit", "0"], "--limit 0"),
+        (["--samples", "0"], "--samples 0"),
+        (["--tasks", "arc_easy", "--samples", "2"], "--samples 2 is for this repository's tasks"),
         (["--batch_size", "0"], "--batch_size 0"),
         (["--data_dir", "/nowhere"], "--data_dir /nowhere is not a folder"),
     ],

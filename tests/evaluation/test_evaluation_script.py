@@ -10,8 +10,9 @@ import time
 import pytest
 
 from cd4lm.data.rows import read_jsonl, write_jsonl
-from evaluation import evaluation_script, plot_runs
-from evaluation.metrics.samples import read_samples
+from evaluation import evaluation_script
+from evaluation.compare import summarise
+from evaluation.run import Run
 from tests.byte_checkpoint import build
 from tests.conftest import ROOT
 
@@ -78,10 +79,10 @@ def run_here(world, output, *more) -> dict:
     return json.loads((world / output / "results.json").read_text())
 
 
-def quality(results: dict) -> dict:
-    """What does not depend on the clock."""
-    timed = ("tokens_per_second", "latency_mean", "latency_median", "latency_95")
-    return {name: value for name, value in results["tasks"]["gsm8k"].items() if name not in timed}
+def quality(output) -> list[dict]:
+    """The documents of a run without what depends on the clock."""
+    timed = ("seconds", "clock", "session", "rank")
+    return [{k: v for k, v in document.items() if k not in timed} for document in Run.read(output).documents]
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +94,23 @@ def whole(world):
 class TestEvaluation:
     def test_everything_is_written(self, world, whole):
         found = {path.name for path in (world / "whole").iterdir()}
-        assert {"results.json", "results.md", "samples_gsm8k.jsonl", "settings.json", "answers.0.jsonl"} <= found
-        assert "lm_eval_samples_dllm_gsm8k.jsonl" in found
-        samples = read_samples(world / "whole/samples_gsm8k.jsonl")
-        assert [s.doc for s in samples] == ROWS and all(
-            s.nfe and s.seconds and s.truncated is not None for s in samples
-        )
-        assert whole["lm_eval"]["dllm_gsm8k"]["right,none"] == whole["tasks"]["gsm8k"]["accuracy"]
-        manifest = whole["manifest"]
-        assert manifest["decoders"]["dllm_gsm8k"]["threshold"] == 0.95 and manifest["seed"] == 42
-        assert {"commit", "versions", "device", "dtype", "prompt_hash", "settings"} <= manifest.keys()
+        files = {"run.json", "documents.jsonl", "results.json", "results.md", "settings.json", "answers.0.jsonl"}
+        assert found == files | {"lm_eval_samples_dllm_gsm8k.jsonl"}
+        run = Run.read(world / "whole")
+        assert [d["doc"] for d in run.documents] == ROWS and [d["id"] for d in run.documents] == list(range(6))
+        assert all(d["nfe"] and 0 < d["seconds"] <= d["clock"] for d in run.documents)
+        assert (run.name, run.task, run.about["seed"]) == ("whole", "gsm8k", 42)
+        assert run.about["decoder"]["confidence_threshold"] == 0.95 and run.about["decoder"]["seed"] == 42
+        assert {"model", "settings", "prompts", "processes", "provenance"} <= run.about.keys()
+
+    def test_lm_evals_results_are_those_of_the_run(self, world, whole):
+        numbers, lm_eval = summarise(Run.read(world / "whole")), whole["lm_eval"]["dllm_gsm8k"]
+        assert json.loads(json.dumps(numbers)) == whole["tasks"]["gsm8k"]
+        assert (lm_eval["right,none"], lm_eval["outcomes,none"]) == (numbers["accuracy"], numbers["outcomes"])
+        assert lm_eval["nfe,none"] == pytest.approx(numbers["nfe"])
+        assert lm_eval["tokens,none"] == pytest.approx(numbers["tokens_before_eos"])
+
+    def test_the_prompt_is_a_chat_with_our_instructions(self, world, whole):
         prompt = read_jsonl(world / "whole/lm_eval_samples_dllm_gsm8k.jsonl")[0]["arguments"][0][0]
         assert prompt.startswith("<|startoftext|><|start_header_id|>system<|end_header_id|>")
         assert "<reasoning>" in prompt and r"\boxed{" in prompt
@@ -119,34 +127,34 @@ class TestEvaluation:
             time.sleep(0.005)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-        assert 2 <= log.read_bytes().count(b"\n") < len(ROWS) and not (world / "killed/results.json").exists()
+        assert 2 <= log.read_bytes().count(b"\n") < len(ROWS) and not (world / "killed/run.json").exists()
         kept = log.read_bytes().rpartition(b"\n")[0]
-        again = run_here(world, "killed")
-        assert quality(again) == quality(whole) and log.read_bytes().startswith(kept)
-        texts = [[s.responses for s in read_samples(world / o / "samples_gsm8k.jsonl")] for o in ("killed", "whole")]
-        assert texts[0] == texts[1]
+        run_here(world, "killed")
+        assert quality(world / "killed") == quality(world / "whole") and log.read_bytes().startswith(kept)
+        assert {document["session"] for document in Run.read(world / "killed").documents} == {1, 2}
 
     def test_running_again_decodes_nothing_and_other_settings_are_refused(self, world, whole):
         before = (world / "whole/answers.0.jsonl").read_bytes()
-        assert quality(run_here(world, "whole")) == quality(whole)
+        assert run_here(world, "whole")["tasks"] == whole["tasks"]
         assert (world / "whole/answers.0.jsonl").read_bytes() == before
         with pytest.raises(ValueError, match="was started with seed=42, not 43"):
             run_here(world, "whole", "--seed", 43)
 
     def test_two_processes_give_the_same_answers(self, world, whole):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command = [*launch, "evaluation/evaluation_script.py", *words(world, "two", "--limit", "5")]
+        command = [*launch, "evaluation/evaluation_script.py", *words(world, "two", "--limit", "5", "--name", "pair")]
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        results = json.loads((world / "two/results.json").read_text())
-        assert results["manifest"]["processes"] == 2 and results["tasks"]["gsm8k"]["documents"] == 5
-        one, two = (read_samples(world / o / "samples_gsm8k.jsonl") for o in ("whole", "two"))
-        assert [s.responses for s in two] == [s.responses for s in one[:5]]
+        run = Run.read(world / "two")
+        assert (run.name, run.about["processes"]) == ("pair", 2)
+        assert quality(world / "two") == quality(world / "whole")[:5]
+        assert [document["rank"] for document in run.documents] == [0, 1, 0, 1, 0]
         logs = [read_jsonl(path) for path in sorted((world / "two").glob("answers.*.jsonl"))]
         assert [len(log) for log in logs] == [3, 2]
-        assert results["lm_eval"]["dllm_gsm8k"]["sample_len"] in (3, 5)  # lm-eval counts process 0's or all
+        lm_eval = json.loads((world / "two/results.json").read_text())["lm_eval"]["dllm_gsm8k"]
+        assert sum(lm_eval["outcomes,none"].values()) == 5  # of all processes
 
     def test_a_multiple_choice_task(self, world):
         more = ("--tasks", "tiny_choice", "--include_path", world / "tasks", "--gen_kwargs", "")
@@ -154,33 +162,30 @@ class TestEvaluation:
         results = run_here(world, "choice", *more, *args)
         assert 0 <= results["lm_eval"]["tiny_choice"]["acc,none"] <= 1 and results["tasks"] == {}
         answers = read_jsonl(world / "choice/answers.0.jsonl")
-        assert len(answers) == 8 and all(a["answer"]["log_likelihood"] < 0 for a in answers)
+        assert len(answers) == 8 and all(answer["log_likelihood"][0] < 0 for answer in answers)
         assert "tiny_choice | acc (none)" in (world / "choice/results.md").read_text()
 
-    def test_programs_and_five_samples(self, world):
-        more = (
-            "--tasks",
-            "dllm_humaneval_pass5,dllm_mbpp",
-            "--confirm_run_unsafe_code",
-            "--gen_kwargs",
-            "gen_length=16",
-        )
-        results = run_here(world, "programs", *more)
-        five, mbpp = results["tasks"]["humaneval_pass5"], results["tasks"]["mbpp"]
-        assert (five["documents"], five["responses"], mbpp["documents"]) == (1, 5, 2)
-        (sample,) = read_samples(world / "programs/samples_humaneval_pass5.jsonl")
-        assert len(set(sample.responses)) > 1 and sample.right is False
-        assert [s.doc["task_id"] for s in read_samples(world / "programs/samples_mbpp.jsonl")] == [11, 510]
-        decoders = results["manifest"]["decoders"]
-        assert decoders["dllm_humaneval_pass5"]["temperature"] == 1.2 and decoders["dllm_mbpp"]["temperature"] == 0
+    def test_programs_of_two_tasks_and_several_samples(self, world):
+        more = ("--tasks", "dllm_humaneval,dllm_mbpp", "--confirm_run_unsafe_code", "--gen_kwargs", "gen_length=16")
+        results = run_here(world, "programs", *more, "--samples", 3)
+        assert [(n["documents"], n["responses"]) for n in results["tasks"].values()] == [(1, 3), (2, 6)]
+        humaneval, mbpp = (Run.read(world / "programs" / task) for task in ("humaneval", "mbpp"))
+        assert humaneval.about["decoder"]["temperature"] == mbpp.about["decoder"]["temperature"] == 1.2
+        (document,) = humaneval.documents
+        assert len(set(document["response"])) == len(document["outcomes"]) == 3 and document["right"] is False
+        assert [d["doc"]["task_id"] for d in mbpp.documents] == [11, 510]
+        assert not (world / "programs/run.json").exists()
 
-    def test_an_unknown_task_is_named(self, world):
-        with pytest.raises(ValueError, match="unknown task dllm_gsm8: did you mean dllm_gsm8k"):
-            run_here(world, "unknown", "--tasks", "dllm_gsm8")
-        with pytest.raises(ValueError, match="mbpp_plus/test.jsonl does not exist"):
-            run_here(world, "unknown", "--tasks", "dllm_mbpp_plus", "--confirm_run_unsafe_code")
+    def test_what_is_not_there_is_named(self, world):
+        for task, message in (
+            ("dllm_gsm8", "unknown task dllm_gsm8: did you mean dllm_gsm8k"),
+            ("dllm_mbpp_plus", "mbpp_plus/test.jsonl does not exist"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                run_here(world, "unknown", "--tasks", task, "--confirm_run_unsafe_code")
+        assert not (world / "unknown").exists()
 
-    def test_a_script_runs_the_method_its_baselines_and_one_table(self, world):
+    def test_a_script_runs_the_method_its_baselines_and_one_report(self, world):
         setting = {"LIMIT": "2", "BATCH_SIZE": "2", "GEN_LENGTH": "16", "BLOCK_LENGTH": "16", "OMP_NUM_THREADS": "1"}
         places = {"MODEL_PATH": world / "model", "DATA_DIR": world / "data", "OUTPUT_PATH": world / "script"}
         runs = {"THRESHOLDS": "0.95", "RUNS": "cad fixed_stop"}
@@ -190,39 +195,17 @@ class TestEvaluation:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         found = {path.name for path in (world / "script").iterdir()}
-        outputs = {"frontier.md", "frontier.json", "frontier.png", "comparison.json"}
-        assert outputs | {"cad_0.95", "fixed_stop"} == found
-        table = (world / "script/frontier.md").read_text()
-        assert all(f"| {run} |" in table for run in ("cad_0.95", "fixed_stop")) and "McNemar" in done.stdout
+        assert found == {"report.md", "comparison.json", "frontier.png", "cad_0.95", "fixed_stop"}
+        compared = json.loads((world / "script/comparison.json").read_text())
+        assert compared["reference"] == "fixed_stop" and set(compared["runs"]) == {"cad_0.95", "fixed_stop"}
+
+
+def test_help_needs_neither_torch_nor_lm_eval():
+    script = "import sys, evaluation.evaluation_script as e; e.parser(); sys.exit(bool({'torch', 'lm_eval'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shell_scripts_can_be_read(script):
     subprocess.run(["bash", "-n", script], check=True)
     assert len(script.read_text().splitlines()) <= 60
-
-
-def result(accuracy, nfe, rho) -> dict:
-    keys = ("tokens_per_second", "latency_mean", "truncated", "no_answer")
-    costs = {"nfe": nfe, "tokens_per_forward": rho, "documents": 100, "responses": 100}
-    return dict.fromkeys(keys, 0.0) | costs | {"accuracy": accuracy, "accuracy_95": (accuracy - 0.1, accuracy + 0.1)}
-
-
-class TestFrontier:
-    def test_thresholds_form_a_family_with_its_area(self, tmp_path):
-        runs = {"cad_0.9": (0.8, 20, 4.0), "cad_0.95": (0.8, 40, 2.0), "fixed_stop": (0.8, 80, 1.0)}
-        for name, values in runs.items():
-            (tmp_path / name).mkdir()
-            (tmp_path / name / "results.json").write_text(json.dumps({"tasks": {"gsm8k": result(*values)}}))
-        points = plot_runs.points_by_task([tmp_path / name for name in runs])
-        assert [r["run"] for r in points["gsm8k"]] == ["cad_0.9", "cad_0.95", "fixed_stop"]
-        assert {r["family"] for r in points["gsm8k"]} == {"cad", "fixed_stop"}
-        assert plot_runs.areas(points["gsm8k"]) == {"cad": pytest.approx(2 * 80 + 2 * 80)}
-        assert "AUP of cad: 320.0 (y_max 80.0)" in plot_runs.table(points)
-        assert plot_runs.spaced_ticks([40, 20, 20.5, 80]) == ([20, 40, 80], ["20.0", "40.0", "80.0"])
-        plot_runs.plot(points, tmp_path / "frontier.png")
-        assert (tmp_path / "frontier.png").stat().st_size > 10_000
-
-    def test_an_unfinished_run_is_named(self, tmp_path):
-        with pytest.raises(ValueError, match=r"results.json does not exist: finish that evaluation"):
-            plot_runs.points_by_task([tmp_path])

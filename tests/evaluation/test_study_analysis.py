@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.statistics import holm
+from evaluation.intervals import holm
 from evaluation.study.analysis import analyse
 from evaluation.study.page import write_page
 from evaluation.study.resampling import Draws, accuracy_at, family_nfe_at, interval, p_value

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.statistics import (
+from evaluation.intervals import (
     aup,
     bootstrap,
     holm,
