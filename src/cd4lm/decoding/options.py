@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import yaml
 from pydantic.dataclasses import dataclass
 
-from cd4lm.config import ConfigError, build, require
+from cd4lm.config import STRICT, ConfigError, Number, build, require
 from cd4lm.decoding.config import CACHES, DecodeConfig, exact_cache
 from cd4lm.io import write_json
 
@@ -104,7 +104,7 @@ class Decoder:
         return found | {option: vars(self.config)[name] for option, name in SETTINGS.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DecodingOptions:
     """What may be said about decoding; None = not said, which leaves it to the checkpoint, then to the defaults.
 
@@ -117,19 +117,19 @@ class DecodingOptions:
     steps: int | None = None
     remasking: str | None = None
     tokens_per_step: int | None = None
-    confidence_threshold: float | None = None
-    entropy_threshold: float | None = None
-    factor: float | None = None
-    entropy_bound: float | None = None
+    confidence_threshold: Number | None = None
+    entropy_threshold: Number | None = None
+    factor: Number | None = None
+    entropy_bound: Number | None = None
     min_tokens_per_step: int | None = None
     max_tokens_per_step: int | None = None
     max_steps_per_block: int | None = None
     use_dynamic: bool | None = None
     gen_length: int | None = None
     block_length: int | None = None
-    temperature: float | None = None
-    cfg_scale: float | None = None
-    eos_threshold_ratio: float | None = None
+    temperature: Number | None = None
+    cfg_scale: Number | None = None
+    eos_threshold_ratio: Number | None = None
     stop_at_eos: bool | None = None
     cache: str | None = None
     refresh_interval: int | None = None
@@ -235,7 +235,8 @@ class DecodingOptions:
             if option.name in ("use_dynamic", *leave_out):
                 continue
             group = canvas if option.name in SETTINGS else policy
-            kind = next(kind for kind in (bool, int, float, str) if kind.__name__ in str(option.type))
+            kind = get_args(option.type)[0]
+            kind = float if kind is Number else kind
             how = (
                 {"action": "store_true", "default": None} if kind is bool else {"type": kind, "metavar": METAVARS[kind]}
             )
