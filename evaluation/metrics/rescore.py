@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cd4lm.config import exit_with_message, require
-from evaluation.intervals import bootstrap, pass_at_k, wilson
+from evaluation.intervals import estimate, pass_at_k, resample, wilson
 from evaluation.metrics.scoring import RUNS_CODE, judge_all
 from evaluation.metrics.verdict import OUTCOMES, PROTOCOLS, RIGHT, SANDBOXES, Scoring, Verdict
 
@@ -98,14 +98,15 @@ def summarise(documents: list[Document], verdicts: list[list[Verdict]]) -> dict:
     """Accuracy with its 95 % interval (Wilson's; a bootstrap where documents have several responses), outcomes, pass@k."""
     counts = [(len(item), sum(v.right for v in item)) for item in verdicts]
     outcomes = Counter(v.outcome for item in verdicts for v in item)
-    estimate = bootstrap(lambda shares: shares.mean(axis=-1), np.array([right / n for n, right in counts]))
+    shares = np.array([right / n for n, right in counts])
+    mean = estimate(resample(lambda column: column.mean(axis=-1), shares))
     single = all(n == 1 for n, _ in counts)
-    interval = wilson(outcomes[RIGHT], len(counts)) if single else (estimate.low, estimate.high)
+    interval = wilson(outcomes[RIGHT], len(counts)) if single else (mean.low, mean.high)
     pass_at = {k: [pass_at_k(n, right, k) for n, right in counts] for k in sorted({1, min(n for n, _ in counts)})}
     recorded = [(d.right, right > 0) for d, (_, right) in zip(documents, counts, strict=True) if d.right is not None]
     return {
         "documents": len(documents),
-        "accuracy": estimate.value,
+        "accuracy": mean.value,
         "accuracy_95": interval,
         "pass_at_k": {str(k): sum(shares) / len(shares) for k, shares in pass_at.items()},
         "outcomes": {outcome: outcomes[outcome] for outcome in OUTCOMES},

@@ -9,13 +9,14 @@ from scipy import stats
 
 from evaluation.intervals import (
     aup,
-    bootstrap,
+    estimate,
     holm,
     mcnemar,
     mean_difference,
     mean_ratio,
     nfe_at,
     pass_at_k,
+    resample,
     wilson,
 )
 
@@ -80,10 +81,10 @@ def test_a_difference_has_scipys_paired_interval():
 
 def test_the_interval_of_a_mean_is_near_the_normal_one():
     a, _ = paired_outcomes()
-    ours = bootstrap(lambda x: x.mean(axis=-1), a)
+    ours = estimate(resample(lambda x: x.mean(axis=-1), a))
     theirs = stats.norm.interval(0.95, loc=a.mean(), scale=stats.sem(a))
     assert (ours.low, ours.high) == pytest.approx(theirs, abs=0.006)
-    one = bootstrap(lambda x: x.mean(axis=-1), np.array([0.5]))
+    one = estimate(resample(lambda x: x.mean(axis=-1), np.array([0.5])))
     assert (one.value, one.low, one.high) == (0.5, 0.5, 0.5)
 
 
@@ -95,9 +96,9 @@ def test_a_ratio_of_means_is_paired():
 
 
 def test_nfe_at_a_target_is_interpolated():
-    accuracy, nfe = np.array([0.8, 0.4, 0.6]), np.array([40.0, 10.0, 20.0])
-    assert nfe_at(accuracy, nfe, 0.7) == pytest.approx(30.0)
-    assert nfe_at(accuracy, nfe, 0.3) == 10.0 and math.isnan(nfe_at(accuracy, nfe, 0.9))
+    accuracy, nfe = np.array([[0.8, 0.4, 0.6]] * 3), np.array([[40.0, 10.0, 20.0]] * 3)
+    found = nfe_at(accuracy, nfe, np.array([0.7, 0.3, 0.9]))
+    assert found[:2] == pytest.approx([30.0, 10.0]) and math.isnan(found[2])
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():

@@ -5,7 +5,8 @@ import json
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cd4lm.training.run_log import RunLog, forward_flops, matmul_rate
+from cd4lm.training.run_log import RunLog
+from cd4lm.training.throughput import forward_flops, matmul_rate
 from tests.conftest import random_model
 from tests.training.test_trainer import trainer
 

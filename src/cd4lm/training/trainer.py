@@ -15,7 +15,8 @@ from transformers import Trainer, TrainerCallback
 from cd4lm.config import TERMINATED, require
 from cd4lm.training.cad_eval import CADEvaluator
 from cd4lm.training.order import LengthGrouped, RunOrder
-from cd4lm.training.run_log import RunLog, forward_flops, matmul_rate, memory_gb
+from cd4lm.training.run_log import RunLog
+from cd4lm.training.throughput import forward_flops, matmul_rate, memory_gb
 
 EVALUATION_STEP = -1  # stands in for the step when masks are drawn for evaluation, so that they never change
 
