@@ -5,6 +5,7 @@ Letters: N documents, R resamples.
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,15 +48,18 @@ def resample(statistic: Callable[..., np.ndarray], *columns: np.ndarray) -> np.n
     point = statistic(*(column[None] for column in columns))
     if len(columns[0]) == 1:  # nothing to resample
         return np.concatenate((point, point))
-    found = stats.bootstrap(
-        (np.arange(len(columns[0])),),  # one index for all columns keeps them paired
-        lambda index, axis: statistic(*(column[np.atleast_2d(index)] for column in columns)).squeeze(),
-        n_resamples=RESAMPLES,
-        batch=BATCH,
-        vectorized=True,
-        method="percentile",
-        rng=SEED,
-    )
+    with warnings.catch_warnings():
+        # Where every resample gives the same value there is nothing wrong with the interval of width 0.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (np.arange(len(columns[0])),),  # one index for all columns keeps them paired
+            lambda index, axis: statistic(*(column[np.atleast_2d(index)] for column in columns)).squeeze(),
+            n_resamples=RESAMPLES,
+            batch=BATCH,
+            vectorized=True,
+            method="percentile",
+            rng=SEED,
+        )
     return np.concatenate((point, found.bootstrap_distribution))
 
 
