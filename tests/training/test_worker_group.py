@@ -1,6 +1,5 @@
 """The launcher of several processes ends as they do and says no more than they have."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -45,7 +44,7 @@ def test_one_line_and_the_status_of_the_process(tmp_path, case, processes, said,
     words = [sys.executable, "-m", "cd4lm.training.worker_group", "torch.distributed.run", "--standalone"]
     words += ["--nproc_per_node", str(processes), str(tmp_path / "script.py"), case]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
+    process = subprocess.Popen(words, cwd=ROOT, **pipes)
     if case == "wait":
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)

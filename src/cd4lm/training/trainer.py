@@ -37,8 +37,6 @@ class RunTrainer(Trainer):
         )
         self.folder = Path(self.args.output_dir if folder is None else folder)
         self.group_by_length = group_by_length
-        # The Trainer sets it at its first step, but a loss may be computed before, as in an evaluation.
-        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._run_log: RunLog | None = None  # rank 0 has one
         self._means: defaultdict[str, torch.Tensor] = defaultdict(int)
         self._totals: defaultdict[str, torch.Tensor] = defaultdict(int)
@@ -55,12 +53,10 @@ class RunTrainer(Trainer):
         self.accelerator.clip_grad_norm_ = clip_and_remember
         self.add_callback(_StepEvents(self))
 
-    # What a subclass reports.
-
     def record(self, name: str, value: torch.Tensor) -> None:
         """Add one micro-batch's share of a value of this step; shares of the processes are averaged."""
         if not self.model_accepts_loss_kwargs:
-            value = value / self.current_gradient_accumulation_steps
+            value = value / self.args.gradient_accumulation_steps
         self._means[name] += value.detach()
 
     def count(self, name: str, value: torch.Tensor) -> None:
@@ -74,8 +70,6 @@ class RunTrainer(Trainer):
     def teacher_passes(self) -> int:
         """Forward passes per step besides the student's own forward and backward."""
         return 0
-
-    # What the Trainer calls.
 
     def _get_train_sampler(self, train_dataset=None) -> RunOrder | LengthGrouped:
         data, step_rows = self.train_dataset if train_dataset is None else train_dataset, self.rows_per_step()
@@ -128,8 +122,6 @@ class RunTrainer(Trainer):
         elif self._run_log is not None:
             self._run_log.write(self.state.global_step, logs)
         super().log(logs, start_time)
-
-    # Once per optimizer step.
 
     def begin_run(self) -> None:
         """Open the log at the step the run starts from, and measure the device."""
