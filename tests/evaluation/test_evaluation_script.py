@@ -101,7 +101,8 @@ class TestEvaluation:
         assert all(d["nfe"] and 0 < d["seconds"] <= d["clock"] for d in run.documents)
         assert (run.name, run.task, run.about["seed"]) == ("whole", "gsm8k", 42)
         assert run.about["decoder"]["confidence_threshold"] == 0.95 and run.about["decoder"]["seed"] == 42
-        assert {"model", "settings", "prompts", "processes", "provenance"} <= run.about.keys()
+        assert run.about["model"].keys() == {"name", "folder", "weights", "dtype"}
+        assert {"settings", "prompts", "processes", "provenance"} <= run.about.keys()
 
     def test_lm_evals_results_are_those_of_the_run(self, world, whole):
         numbers, lm_eval = summarise(Run.read(world / "whole")), whole["lm_eval"]["dllm_gsm8k"]
