@@ -139,12 +139,10 @@ def about_run(arguments: argparse.Namespace, settings: dict, model: LLaDA) -> di
 
 def document(row: dict) -> dict:
     """A line of documents.jsonl from lm-eval's record of a document."""
-    response = row["filtered_resps"][0]
-    outcomes = row["outcomes"]
+    response, outcomes = row["filtered_resps"][0], row["outcomes"]
     line = {"id": row["doc_id"], "doc": row["doc"], "response": response}
-    line |= {"outcome": RIGHT if RIGHT in outcomes else outcomes[0]}
-    several = isinstance(response, list)
-    return line | {name: row[name] for name in AGGREGATIONS if several or name != "outcomes"}
+    line |= {"outcome": RIGHT if RIGHT in outcomes else outcomes[0]} | {name: row[name] for name in AGGREGATIONS}
+    return line if isinstance(response, list) else {k: v for k, v in line.items() if k != "outcomes"}
 
 
 def write_results(arguments: argparse.Namespace, found: dict, about: dict, decoders: dict[str, Decoder]) -> None:
@@ -166,7 +164,8 @@ def write_results(arguments: argparse.Namespace, found: dict, about: dict, decod
     results = {"tasks": summaries, "lm_eval": found["results"], "about": about}
     write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False, default=str) + "\n")
     stock = {task: metrics for task, metrics in found["results"].items() if task not in ours}
-    text = "\n\n".join([run_table({"runs": summaries})] * bool(summaries) + [stock_table(stock)] * bool(stock))
+    shown = {f"{task} ({numbers['documents']})": numbers for task, numbers in summaries.items()}
+    text = "\n\n".join([run_table({"runs": shown})] * bool(shown) + [stock_table(stock)] * bool(stock))
     write_text(folder / "results.md", text + "\n")
     print(f"{text}\nwrote {folder}/results.json")
 
@@ -179,12 +178,6 @@ def stock_table(results: dict) -> str:
             metric, _, kind = name.partition(",")
             if isinstance(value, (int, float)) and kind and not metric.endswith("_stderr"):
                 error = metrics.get(f"{metric}_stderr,{kind}", "none")
-                rows.append(
-                    [
-                        task,
-                        f"{metric} ({kind})",
-                        f"{value:.4f}",
-                        format(error, ".4f" if isinstance(error, float) else ""),
-                    ]
-                )
+                error = f"{error:.4f}" if isinstance(error, float) else error
+                rows.append([task, f"{metric} ({kind})", f"{value:.4f}", error])
     return table(["task", "metric", "value", "standard error"], rows)
