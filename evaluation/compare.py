@@ -12,9 +12,9 @@ import numpy as np
 
 from cd4lm.config import require
 from cd4lm.decoding.options import POLICIES
+from evaluation.intervals import aup, estimate, mcnemar, mean_difference, mean_ratio, nfe_at, resample, wilson
 from evaluation.metrics.verdict import NO_ANSWER, RIGHT
 from evaluation.run import Run
-from evaluation.intervals import aup, estimate, mcnemar, mean_difference, mean_ratio, nfe_at, resample, wilson
 
 
 def outcomes_of(document: dict) -> list[str]:

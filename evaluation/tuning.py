@@ -8,8 +8,8 @@ from pathlib import Path
 from cd4lm.config import require
 from cd4lm.data.rows import read_jsonl
 from cd4lm.decoding import DecodeConfig
-from evaluation.run import Run
 from evaluation.intervals import mcnemar
+from evaluation.run import Run
 
 # What is tried of each policy, the loosest (fastest) value first; of `fixed`, see ladder().
 LADDERS = {

@@ -1,11 +1,14 @@
 """Strict settings: what is refused and how it is said; every file under configs loads."""
 
+from dataclasses import asdict, replace
+
 import pytest
 
-from cd4lm.config import ConfigError, dump, load
-from cd4lm.settings import ExperimentConfig
+from cd4lm.config import ConfigError, dump, load, one_line
+from cd4lm.settings import CDLMConfig, ExperimentConfig, TrainConfig, TrajectoriesConfig
 from cd4lm.training.pretrain import PretrainConfig
 from evaluation.study.settings import StudyConfig
+from tests.command_line import alone
 from tests.conftest import ROOT
 
 MINIMAL = "teacher: t\noutput_dir: o\ndata: {dataset: tiny, dir: d}\n"
@@ -22,12 +25,24 @@ def read(tmp_path, text: str, *overrides: str) -> ExperimentConfig:
     [
         ("dscd: {temprature: 2}", "unknown key dscd.temprature: did you mean temperature"),
         ("colour: red", "unknown key colour"),
-        ("dscd: {temperature: -1}", r"dscd.temperature=-1.0 must be above 0"),
-        ("dscd: {initial_lambda: 1.5}", "initial_lambda=1.5 must lie in"),
+        ("dscd: {temperature: -1}", r"dscd.temperature=-1 must be above 0"),
+        ("dscd: {initial_lambda: 1.5}", "dscd.initial_lambda=1.5 must be at most 1"),
+        ("dscd: {initial_lambda: -0.5}", "dscd.initial_lambda=-0.5 must be at least 0"),
         ("dscd: {masks: nest}", "dscd.masks='nest' is not one of nested, independent"),
         ("train: {batch_size: two}", "train.batch_size='two' must be of type int"),
+        ("train: {batch_size: 2.0}", "train.batch_size=2.0 must be of type int"),
+        ("train: {batch_size: true}", "train.batch_size=True must be of type int"),
+        ("train: {learning_rate: true}", "train.learning_rate=True must be a number"),
+        ("train: {learning_rate: fast}", "train.learning_rate='fast' must be a number"),
         ("train: {bf16: 1}", "train.bf16=1 must be of type bool"),
-        ("dscd: {student_ratio: [0.9, 0.4]}", "student_ratio"),
+        ("train: {launch: 3}", "train.launch=3 must be of type str"),
+        ("dscd: {student_ratio: [0.9, 0.4]}", r"dscd.student_ratio=\[0.9, 0.4\] must be in ascending order"),
+        ("dscd: {student_ratio: [0.9]}", r"dscd.student_ratio=\[0.9\] must have more than 1 values"),
+        ("dscd: {student_ratio: [0, 1, 2]}", r"dscd.student_ratio=\[0, 1, 2\] must have 2 values"),
+        ("dscd: {student_ratio: 0.4}", "dscd.student_ratio=0.4 must be a list"),
+        ("also: {a: x=1}", "also.a='x=1' must be a list"),
+        ("lora: {targets: []}", r"lora.targets=\[\] must hold at least 1 value"),
+        ("lora: {rnak: 3}", "unknown key lora.rnak: did you mean rank"),
         ("format: {prompt_template: hello}", "must contain {question}"),
         ("dscd: 3", "must be a section"),
         ("a: [", "not valid YAML"),
@@ -44,6 +59,37 @@ def test_missing_settings_are_named(tmp_path):
         read(tmp_path, "teacher: t\noutput_dir: o\n")
     with pytest.raises(ConfigError, match="does not exist"):
         load(ExperimentConfig, tmp_path / "none.yaml")
+
+
+def test_numbers_in_yaml(tmp_path):
+    """YAML reads 5e-6, which has no point, as a string; whole numbers are numbers too, and lists are tuples."""
+    config = read(
+        tmp_path, MINIMAL + "train: {learning_rate: 5e-6, epochs: 3, clip: .inf}\ndscd: {student_ratio: [0, 1e-1]}"
+    )
+    assert (config.train.learning_rate, config.train.epochs, config.train.clip) == (5e-6, 3.0, float("inf"))
+    assert config.dscd.student_ratio == (0.0, 0.1) and isinstance(config.train.epochs, float)
+
+
+def test_settings_in_python_are_as_strict(tmp_path):
+    """One line names the wrong setting there too, as commands print it."""
+    for change in ({"batch_size": 0}, {"batch_size": "2"}, {"bf16": 1}):
+        with pytest.raises(ValueError, match="batch_size|bf16") as caught:
+            TrainConfig(**change)
+        assert "\n" not in one_line(caught.value) and "must be" in one_line(caught.value)
+    config = read(tmp_path, MINIMAL)
+    with pytest.raises(ValueError, match="group_by_length"):
+        replace(
+            config, cdlm=CDLMConfig(), trajectories=TrajectoriesConfig("d"), train=TrainConfig(group_by_length=True)
+        )
+    assert replace(config, teacher="u").teacher == "u" and asdict(config)["data"]["dir"] == "d"
+    with pytest.raises(AttributeError):
+        config.teacher = "u"
+
+
+def test_settings_are_read_without_torch():
+    """Help texts and refusals need not wait for it."""
+    lines = "import sys, cd4lm.config, cd4lm.settings; assert not {'torch', 'transformers'} & sys.modules.keys()"
+    assert alone("-c", lines).returncode == 0
 
 
 def test_overrides(tmp_path):

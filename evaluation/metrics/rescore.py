@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cd4lm.config import exit_with_message, require
+from evaluation.intervals import bootstrap, pass_at_k, wilson
 from evaluation.metrics.scoring import RUNS_CODE, judge_all
 from evaluation.metrics.verdict import OUTCOMES, PROTOCOLS, RIGHT, SANDBOXES, Scoring, Verdict
-from evaluation.intervals import bootstrap, pass_at_k, wilson
 
 _NAME = re.compile(r"samples_(dllm_)?(?P<task>.+?)(_\d{4}-\d\d-\d\dT[\d.\-]+)?\.jsonl")
 
@@ -39,7 +39,7 @@ def read_documents(path: Path) -> list[Document]:
         for number, line in enumerate(file, 1):
             try:
                 document = parse(line)
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else error
                 raise ValueError(f"{path} line {number}: {reason}; repair or remove the line") from error
             earlier = documents.setdefault(document.id, document)  # lm-eval repeats a document for each of its filters
@@ -50,16 +50,13 @@ def read_documents(path: Path) -> list[Document]:
 
 
 def parse(line: str) -> Document:
-    """One line as a Document. Raises KeyError for a missing field, ValueError for one that is not what it must be."""
+    """One line as a Document. KeyError for a missing field, ValueError or TypeError for one that is not what it must be."""
     record = json.loads(line)
     require(isinstance(record, dict), "not a JSON object")
     index, row = record["id" if "id" in record else "doc_id"], record["doc"]
     require(type(index) is int and isinstance(row, dict), "doc must be an object and its id a whole number")
-    if "response" in record:
-        responses = record["response"]
-        responses = [responses] if isinstance(responses, str) else responses
-    else:
-        responses = [text for repeats in record["resps"] for text in repeats]
+    responses = record["response"] if "response" in record else [text for item in record["resps"] for text in item]
+    responses = [responses] if isinstance(responses, str) else responses
     texts = isinstance(responses, list) and responses and all(isinstance(text, str) for text in responses)
     require(bool(texts), "response must be a text or a list of texts")
     return Document(index, row, tuple(responses), record.get("right"))

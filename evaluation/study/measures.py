@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cd4lm.data import tiny_task
 from cd4lm.decoding import ConfidenceAdaptive, Decoder, FixedSteps
-from evaluation.measure import measure
 from evaluation.intervals import wilson
+from evaluation.measure import measure
 from evaluation.study.calibration import measure_calibration
 from evaluation.study.forgetting import measure_forgetting
 from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of

@@ -1,11 +1,14 @@
 """The settings of a study: what is trained, what is measured, and the plan of comparisons, written before the runs."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from cd4lm.config import load, require
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from cd4lm.config import STRICT, Count, Number, Positive, Probability, load, require
 from cd4lm.decoding import DecodeConfig
 from cd4lm.settings import ExperimentConfig
 
@@ -14,14 +17,14 @@ NEEDED = re.compile(r"\{output_dir\}/([\w-]+)/seed-\{seed\}/")
 MEASURES = Literal["nfe", "accuracy_at_nfe", "accuracy", "error_at_threshold", "nll", "wordings"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Contrast:
     """One planned comparison: cell family a against b, the claim in words, and the measure that decides it.
 
     measure: nfe, forward passes of CAD at the teacher's accuracy; accuracy_at_nfe, accuracy of CAD at `budget` forward
-    passes, thresholds mixed as it takes; accuracy, with CAD at the headline threshold; error_at_threshold, nll (nats per token of the data's answers)
-    and wordings (entropy in bits): see calibration.py and forgetting.py. main: corrected for multiplicity together with
-    the other main ones; the rest is exploratory.
+    passes, thresholds mixed as it takes; accuracy, with CAD at the headline threshold; error_at_threshold, nll (nats
+    per token of the data's answers) and wordings (entropy in bits): see calibration.py and forgetting.py.
+    main: corrected for multiplicity together with the other main ones; the rest is exploratory.
     """
 
     a: str
@@ -35,7 +38,7 @@ class Contrast:
         return f"{self.a}/{self.b}/{self.measure}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class StudyConfig:
     """One study. experiment: the YAML that every variant starts from, base: settings that all share.
 
@@ -52,57 +55,47 @@ class StudyConfig:
 
     experiment: str
     output_dir: str
-    variants: dict[str, tuple[str, ...]]
+    variants: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
     contrasts: tuple[Contrast, ...]
     base: tuple[str, ...] = ()
     main: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (1, 2, 3)
-    problems: int = 1000
-    exploratory_problems: int | None = None
-    subset: int = 100
-    held_out: int = 200
-    nll_samples: int = 8
-    transfer_problems: int = 200
-    transfer_block_lengths: tuple[int, ...] = ()
-    transfer_gen_lengths: tuple[int, ...] = ()
-    timed_problems: int = 20
-    gen_length: int = 40
-    block_length: int = 20
-    batch_size: int = 250
-    thresholds: tuple[float, ...] = (0.95, 0.85, 0.7, 0.5)
-    fixed_steps: tuple[int, ...] = (10, 4)
-    headline: float = 0.85
-    margin: float = 0.01
-    budget: float = 10.0
-    resamples: int = 2000
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
+    problems: Count = 1000
+    exploratory_problems: Count | None = None
+    subset: Count = 100
+    held_out: Count = 200
+    nll_samples: Count = 8
+    transfer_problems: Count = 200
+    transfer_block_lengths: tuple[Count, ...] = ()
+    transfer_gen_lengths: tuple[Count, ...] = ()
+    timed_problems: Count = 20
+    gen_length: Count = 40
+    block_length: Count = 20
+    batch_size: Count = 250
+    thresholds: tuple[Probability, ...] = (0.95, 0.85, 0.7, 0.5)
+    fixed_steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 4)  # CAD is compared with the first
+    headline: Number = 0.85
+    margin: Annotated[Number, Field(ge=0, lt=1)] = 0.01
+    budget: Positive = 10.0
+    resamples: Count = 2000
     seed: int = 0
-    processes: int = 1
+    processes: Count = 1
     report: str = "docs/results.md"
     labels: dict[str, str] = field(default_factory=dict)
     page: dict[str, tuple[str, ...]] = field(default_factory=dict)
     amendments: tuple[str, ...] = ()
 
     def __post_init__(self):
-        require(bool(self.variants) and bool(self.seeds), "variants and seeds must not be empty")
         require(len(set(self.seeds)) == len(self.seeds), f"seeds={list(self.seeds)} must differ from each other")
         for name in self.variants:
             require(
                 bool(re.fullmatch(r"[\w-]+", name)) and name not in (TEACHER, "reruns"),
                 f"variants.{name}: use letters, digits, _ and -, and neither {TEACHER} nor reruns",
             )
-        for name in ("problems", "subset", "held_out", "nll_samples", "transfer_problems", "timed_problems"):
-            require(vars(self)[name] > 0, f"{name}={vars(self)[name]} must be positive")
-        for name in ("batch_size", "resamples", "processes"):
-            require(vars(self)[name] > 0, f"{name}={vars(self)[name]} must be positive")
         fewest = min(self.problems, self.exploratory_problems or self.problems)
         most = max(self.subset, self.held_out, self.transfer_problems, self.timed_problems)
         require(most <= fewest, f"problems={fewest} must be at least every subset of them, {most}")
-        require(bool(self.fixed_steps), "fixed_steps must not be empty: CAD is compared with the first of them")
         require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
-        for tau in self.thresholds:
-            require(0 < tau <= 1, f"thresholds={list(self.thresholds)}: {tau} is not a probability")
-        require(0 <= self.margin < 1, f"margin={self.margin} must lie in [0, 1)")
-        require(self.budget > 0, f"budget={self.budget} must be positive")
         known = {TEACHER, *self.variants}
         named = {*self.main, *self.labels, *(c.a for c in self.contrasts), *(c.b for c in self.contrasts)}
         named |= {needed for settings in self.variants.values() for needed in NEEDED.findall(" ".join(settings))}
@@ -122,7 +115,7 @@ class StudyConfig:
         return self.labels.get(variant, variant)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Cell:
     """One variant with one seed; the teacher, untrained, has none."""
 

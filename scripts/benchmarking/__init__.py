@@ -1,1 +1,1 @@
-"""What the two benchmark commands are made of: shapes, modes, measuring, plotting."""
+"""What the two benchmark commands share: shapes, the machine's rates, modes of decoding, steps of training."""

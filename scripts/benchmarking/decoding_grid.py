@@ -1,21 +1,53 @@
-"""What benchmark_decoding.py decodes: the model, the prompts and settings of each grid point, the modes."""
+"""What benchmark_decoding.py decodes: the modes, and the prompts and settings of each grid point."""
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
-from benchmarking.decoding_speed import SHAPES, Mode, config_of, random_model
+from benchmarking import shapes
 from cd4lm.config import require
 from cd4lm.data import tiny_task
 from cd4lm.data.examples import encode_prompt, end_ids
 from cd4lm.decoding import DecodeConfig, decode
-from cd4lm.model.loading import load_model, load_tokenizer
+from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer
 from evaluation.tuning import read_problems
 
 CACHES = {"plain": "plain", "exact": "none", "prefix": "prefix", "dual": "dual", "block": "block"}
+APPROXIMATE = ("prefix", "dual")
 MODES = ["plain", *(name + end for name in ("exact", "prefix", "dual", "block") for end in ("", "+compile"))]
+INIT_GAIN = 1.7  # standard deviation of a weight times sqrt(d_model); at 0.45 (0.02) all masks predict the same token
+LOGIT_STD = 8.0  # confidences spread over (0, 1)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to decode: its name, settings of the engine and rows at a time.
+
+    refresh_interval: of the approximate caches, None refreshes at the start of a block only.
+    """
+
+    name: str
+    cache: str
+    compile: bool
+    batch: int
+    refresh_interval: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        return self.cache not in APPROXIMATE or self.refresh_interval == 1
+
+    @property
+    def eager(self) -> "Mode":
+        """The mode that does the same arithmetic without compiled steps."""
+        return replace(self, name=self.name.replace("+compile", ""), compile=False)
+
+    def config(self, base: DecodeConfig) -> DecodeConfig:
+        """The engine's settings; the plain loop decodes the tail after EOS, as published."""
+        mine = {"cache": self.cache, "compile": self.compile, "refresh_interval": self.refresh_interval}
+        return replace(base, stop_at_eos=self.cache != "plain", **mine)
 
 
 @dataclass(frozen=True)
@@ -25,73 +57,12 @@ class Point:
     prompts: list[torch.Tensor]
     config: DecodeConfig
     score: Callable[[int, torch.Tensor], bool] | None
-    labels: dict
+    prompt_length: int | str
 
-
-def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype):
-    if arguments.model_path is not None:
-        return load_model(arguments.model_path, dtype=dtype).to(device).eval()
-    given = {
-        name: vars(arguments)[name] for name in ("d_model", "n_heads", "n_layers", "vocab_size", "mlp_hidden_size")
-    }
-    shape = SHAPES[arguments.shape] | {name: value for name, value in given.items() if value is not None}
-    model = random_model(shape, device, dtype, arguments.init_gain, arguments.logit_std)
-    if arguments.attention == "block_causal":
-        model.config.set_attention("block_causal", arguments.block_length, arguments.block_grid)
-    return model
-
-
-def base_config(arguments: argparse.Namespace, model, gen_length: int, eos_ids=()) -> DecodeConfig:
-    """Settings that all modes share."""
-    return DecodeConfig(
-        mask_id=model.config.mask_token_id,
-        eos_ids=tuple(eos_ids),
-        gen_length=gen_length,
-        block_length=arguments.block_length,
-        length_bucket=arguments.length_bucket,
-    )
-
-
-def planted_eos(model, prompts, policy, config: DecodeConfig, length: int) -> set[int]:
-    """For each prompt the token whose first place in its exact answer is nearest to `length`."""
-    exact = replace(config_of(Mode("", "none", False, 1), config), stop_at_eos=False)
-    chosen = set()
-    for row in decode(model, prompts, policy, exact).tokens.tolist():
-        first = {token: place for place, token in reversed(list(enumerate(row)))}
-        chosen.add(min(first, key=lambda token: abs(first[token] - length)))
-    return chosen
-
-
-def question_points(arguments: argparse.Namespace, model) -> list[Point]:
-    """The questions of --data under each canvas, scored."""
-    found = []
-    tokenizer = load_tokenizer(arguments.model_path)
-    _, rows = read_problems(arguments.data, arguments.prompts, allow_test=True)
-    require(len(rows) == arguments.prompts, f"{arguments.data} holds only {len(rows)} rows: lower --prompts")
-    prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
-    for gen_length in arguments.gen_length:
-        config = base_config(arguments, model, gen_length, end_ids(tokenizer))
-        score = lambda i, tokens: tiny_task.score(rows[i], tokenizer.decode(tokens))  # noqa: E731
-        found.append(Point(prompts, config, score, {"prompt_length": "data", "gen_length": gen_length}))
-    return found
-
-
-def points(arguments: argparse.Namespace, model, policy) -> list[Point]:
-    """The grid: the questions of --data, or random prompts of each length, with each canvas."""
-    if arguments.data is not None:
-        return question_points(arguments, model)
-    found = []
-    for prompt_length in arguments.prompt_length:
-        generator = torch.Generator().manual_seed(prompt_length)
-        ids = torch.randint(
-            0, model.config.mask_token_id - 256, (arguments.prompts, prompt_length), generator=generator
-        )
-        for gen_length in arguments.gen_length:
-            length = arguments.answer_length or gen_length // 2
-            eos_ids = planted_eos(model, list(ids), policy, base_config(arguments, model, gen_length), length)
-            config = base_config(arguments, model, gen_length, sorted(eos_ids))
-            found.append(Point(list(ids), config, None, {"prompt_length": prompt_length, "gen_length": gen_length}))
-    return found
+    @property
+    def columns(self) -> int:
+        """Of the widest canvas."""
+        return max(map(len, self.prompts)) + self.config.gen_length
 
 
 def modes_of(arguments: argparse.Namespace) -> list[Mode]:
@@ -99,9 +70,67 @@ def modes_of(arguments: argparse.Namespace) -> list[Mode]:
     found = []
     for name in arguments.modes:
         kind, _, compiled = name.partition("+")
-        intervals = arguments.refresh_interval if kind in ("prefix", "dual") else [0]
-        for batch in sorted(set(arguments.batch)) if name != "plain" else [1]:
-            for interval in intervals:
-                label = f"{name}/{interval}" if interval else name
-                found.append(Mode(label, CACHES[kind], bool(compiled), batch, interval or None))
+        intervals = arguments.refresh_interval if kind in APPROXIMATE else [0]
+        batches = sorted(set(arguments.batch)) if kind != "plain" else [1]
+        for batch, interval in product(batches, intervals):
+            label = f"{name}/{interval}" if interval else name
+            found.append(Mode(label, CACHES[kind], bool(compiled), batch, interval or None))
     return found
+
+
+def model_config(arguments: argparse.Namespace):
+    """The configuration of the model to decode with; no weights are made or read."""
+    if arguments.model_path is not None:
+        return load_config(arguments.model_path)
+    config = shapes.config_of(arguments)
+    config.init_std = INIT_GAIN / config.d_model**0.5
+    if arguments.attention == "block_causal":
+        config.set_attention("block_causal", arguments.block_length)
+    return config
+
+
+def build_model(arguments: argparse.Namespace, config, device: torch.device, dtype: torch.dtype):
+    if arguments.model_path is not None:
+        return load_for_inference(arguments.model_path, dtype)[0]
+    return shapes.random_model(config, 0, device, dtype, LOGIT_STD).eval()
+
+
+def points(arguments: argparse.Namespace, config) -> list[Point]:
+    """The grid: the questions of --data, or random prompts of each length, with each canvas."""
+    base = {"mask_id": config.mask_token_id, "block_length": arguments.block_length}
+    settings = [DecodeConfig(gen_length=gen_length, **base) for gen_length in arguments.gen_length]
+    if arguments.data is not None:
+        return question_points(arguments, settings)
+    found = []
+    for prompt_length, each in product(arguments.prompt_length, settings):
+        prompts = shapes.random_tokens(config, arguments.prompts, prompt_length, seed=prompt_length)
+        found.append(Point(list(prompts), each, None, prompt_length))
+        room = config.max_sequence_length
+        require(
+            found[-1].columns <= room, f"--prompt_length={prompt_length} + {each.gen_length} is above {room} tokens"
+        )
+    return found
+
+
+def question_points(arguments: argparse.Namespace, settings: list[DecodeConfig]) -> list[Point]:
+    """The questions of --data under each canvas, scored as the embedded task's."""
+    _, rows = read_problems(arguments.data, arguments.prompts, allow_test=True)
+    require(len(rows) == arguments.prompts, f"{arguments.data} holds only {len(rows)} rows: lower --prompts")
+    tokenizer = load_tokenizer(arguments.model_path)
+    prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
+
+    def score(i: int, tokens: torch.Tensor) -> bool:
+        return tiny_task.score(rows[i], tokenizer.decode(tokens))
+
+    return [Point(prompts, replace(each, eos_ids=tuple(end_ids(tokenizer))), score, "data") for each in settings]
+
+
+def plant_eos(model, point: Point, policy, answer_length: int | None) -> Point:
+    """The point with an EOS for random weights: for each prompt the token that its exact answer holds first nearest to
+    `answer_length`, by default half the canvas."""
+    length, chosen = answer_length or point.config.gen_length // 2, set()
+    exact = replace(point.config, stop_at_eos=False)
+    for row in decode(model, point.prompts, policy, exact).tokens.tolist():
+        first = {token: place for place, token in reversed(list(enumerate(row)))}
+        chosen.add(min(first, key=lambda token: abs(first[token] - length)))
+    return replace(point, config=replace(point.config, eos_ids=tuple(sorted(chosen))))

@@ -2,19 +2,57 @@
 
 import argparse
 import difflib
+import json
 import os
 import sys
 import time
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-SECONDS_FOR_THE_FIRST = 5  # a launcher ends the other processes well within these
+SECONDS_FOR_RANK_0 = 5  # torchrun ends the other processes well within these
 TERMINATED = 143  # exit status after SIGTERM once a checkpoint is saved, 128 + 15 as a shell reports it
+STRICT = ConfigDict(extra="forbid", strict=True)  # of every dataclass of settings
+
+# What a broken rule of pydantic's is called here; other rules are said in pydantic's own words.
+SENTENCES = {
+    "bool_type": "must be of type bool",
+    "int_type": "must be of type int",
+    "string_type": "must be of type str",
+    "float_type": "must be a number",
+    "tuple_type": "must be a list",
+    "too_short": "must hold at least {min_length} value",
+    "too_long": "must have {max_length} values",
+    "dict_type": "must be a section of key: value lines",
+    "dataclass_type": "must be a section of key: value lines",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "is not one of {expected}",
+}
+
+
+def number_from_text(value):
+    """YAML reads 5e-6, which has no decimal point, as a string."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Number = Annotated[float, BeforeValidator(number_from_text)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Probability = Annotated[Number, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class ConfigError(ValueError):
@@ -41,7 +79,7 @@ def read_tree(path: Path, extending: tuple[Path, ...] = ()) -> dict:
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {one_line(error)}") from error
     if not isinstance(tree, dict) or "extends" not in tree:
         return tree
     return merged(read_tree(path.parent / str(tree.pop("extends")), (*extending, path)), tree)
@@ -49,12 +87,8 @@ def read_tree(path: Path, extending: tuple[Path, ...] = ()) -> dict:
 
 def merged(base: dict, changes: dict) -> dict:
     """`base` with `changes`: dictionaries in both are merged in turn, anything else is replaced."""
-    both = {key: merged(base[key], value) for key, value in changes.items() if is_section(base.get(key), value)}
-    return base | changes | both
-
-
-def is_section(*values) -> bool:
-    return all(isinstance(value, dict) for value in values)
+    in_both = [key for key in changes if isinstance(base.get(key), dict) and isinstance(changes[key], dict)]
+    return base | changes | {key: merged(base[key], changes[key]) for key in in_both}
 
 
 def apply_override(tree: dict, override: str) -> None:
@@ -70,79 +104,59 @@ def apply_override(tree: dict, override: str) -> None:
     tree[key] = yaml.safe_load(value)
 
 
+@cache
+def adapter(cls: type) -> TypeAdapter:
+    return TypeAdapter(cls)
+
+
 def build(cls: type, tree: dict, where: str = ""):
-    """A dataclass from a nested dictionary; `where` is the dotted name of the section for messages."""
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where or 'the file'} must be a section of key: value lines, got {tree!r}")
-    known = {field.name: field for field in fields(cls)}
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in tree.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise ConfigError(f"unknown key {where + str(key)}: {hint}")
-        values[key] = convert(hints[key], value, where + key)
+    """A dataclass from a nested dictionary, strictly; `where` is what its keys are called with, for instance "train.".
+
+    Raises ConfigError with one line that names the first setting that is wrong, and its value.
+    """
+    # Through JSON, in which pydantic's strict mode takes a list for a tuple and a dictionary for a dataclass.
     try:
-        return cls(**values)
-    except TypeError as error:
-        missing = str(error).partition("argument")[2].lstrip("s: ")
-        raise ConfigError(f"missing setting {where}{missing}") from error
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{where}{error}") from error
+        return adapter(cls).validate_json(json.dumps(tree, default=str), strict=True, extra="forbid")
+    except ValidationError as error:
+        raise ConfigError(sentence(error, cls, where)) from error
 
 
-def convert(kind, value, name: str):
-    """Check one YAML value against its annotation; ints pass as floats, lists become tuples."""
-    if is_dataclass(kind):
-        return build(kind, value, name + ".")
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return convert(next(a for a in arguments if a is not type(None)), value, name)
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{name}={value!r} must be a section of key: value lines")
-        return {str(key): convert(arguments[1], entry, f"{name}.{key}") for key, entry in value.items()}
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"{name}={value!r} must be a list")
-        if arguments[-1] is Ellipsis:
-            return tuple(convert(arguments[0], v, name) for v in value)
-        if len(value) != len(arguments):
-            raise ConfigError(f"{name}={value!r} must have {len(arguments)} values")
-        return tuple(convert(a, v, name) for a, v in zip(arguments, value, strict=True))
-    return convert_scalar(kind, value, name)
+def sentence(error: ValidationError, cls: type | None = None, where: str = "") -> str:
+    """The first thing wrong as one line; of several an unknown key, whose right name may be what is missing."""
+    first = min(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
+    kind, place, value, context = first["type"], list(first["loc"]), first["input"], first.get("ctx", {})
+    if kind == "missing" and place and isinstance(place[-1], int):  # of a tuple, whose length is its type's
+        kind, place, context = "too_long", place[:-1], {"max_length": f"more than {len(value)}"}
+    name = where + ".".join(map(str, place))
+    if kind == "value_error":  # raised by a check of ours, which names its own setting
+        return f"{name}{'.' if place else ''}{context['error']}"
+    if kind == "missing":
+        return f"missing setting {where}{'.'.join([*map(str, place[:-1]), repr(place[-1])])}"
+    if kind == "unexpected_keyword_argument":
+        return f"unknown key {name}{hint(cls, place)}"
+    said = SENTENCES.get(kind, first["msg"].replace("Input should", "must")).format_map(context)
+    if kind == "literal_error":
+        said = said.replace("'", "").replace(" or ", ", ")
+    return f"{name or 'the file'}={value!r} {said}"
 
 
-def convert_scalar(kind: type, value, name: str):
-    """One number, string or truth value; YAML reads 5e-6 as a string, so floats are parsed from those too."""
-    if kind is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{name}={value!r} must be a number") from None
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{name}={value!r} must be of type {kind.__name__}")
-    return value
+def hint(cls: type | None, place: list) -> str:
+    """The nearest name to the unknown key at `place`, or all names of its section."""
+    for key in place[:-1]:
+        if cls is not None and not isinstance(key, int):
+            kind = typing.get_type_hints(cls)[key]
+            cls = next((k for k in (kind, *typing.get_args(kind)) if is_dataclass(k)), None)
+    if cls is None:
+        return ""
+    known = [field.name for field in fields(cls)]
+    close = difflib.get_close_matches(str(place[-1]), known, n=1)
+    return f": did you mean {close[0]}?" if close else f": known: {', '.join(known)}"
 
 
 def dump(config, path: str | Path) -> None:
     """Write a config as the YAML that loads it again."""
-
-    def plain(value):
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    Path(path).write_text(yaml.safe_dump(plain(asdict(config)), sort_keys=False))
+    plain = json.loads(json.dumps(asdict(config)))  # lists, which YAML has, for tuples
+    Path(path).write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
 def require(condition: bool, message: str) -> None:
@@ -155,7 +169,7 @@ def one_line(error: Exception) -> str:
     """An error as one line; the system's errors about a file say what to do about it."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions, or choose another folder"
-    return " ".join(str(error).split())
+    return sentence(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
 
 
 def command_line(description: str) -> tuple[str, list[str]]:
@@ -170,7 +184,7 @@ def command_line(description: str) -> tuple[str, list[str]]:
 def exit_with_message(main) -> None:
     """Run a command line's main; bad input prints one line and exits 1, with CD4LM_DEBUG=1 its traceback too.
 
-    Of several processes the first speaks: the others wait, and are ended with it unless the error is theirs alone.
+    Of several processes rank 0 prints first: the others wait 5 s, in which the launcher ends them if rank 0 failed.
     """
     try:
         main()
@@ -178,7 +192,7 @@ def exit_with_message(main) -> None:
         if os.environ.get("CD4LM_DEBUG"):
             raise
         if os.environ.get("RANK", "0") != "0":
-            time.sleep(SECONDS_FOR_THE_FIRST)
+            time.sleep(SECONDS_FOR_RANK_0)
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; run the same command again to resume")

@@ -5,24 +5,25 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from evaluation.frontier import estimate, resample_weights
-from evaluation.metrics.statistics import aup, mcnemar, mean_interval, newcombe, pass_at_k, wilson
-
-PAIRS = [(77, 100, 81, 100), (0, 50, 3, 40), (1319, 1319, 1300, 1319), (61, 164, 67, 164)]
+from evaluation.intervals import (
+    aup,
+    bootstrap,
+    holm,
+    mcnemar,
+    mean_difference,
+    mean_ratio,
+    nfe_at,
+    pass_at_k,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("right,total", [(0, 20), (20, 20), (1, 3), (62, 164), (1021, 1319)])
 def test_wilson(right, total):
     proportion = pytest.importorskip("statsmodels.stats.proportion")
     assert wilson(right, total) == pytest.approx(proportion.proportion_confint(right, total, method="wilson"), abs=1e-6)
-
-
-@pytest.mark.parametrize("a,n,b,m", PAIRS)
-def test_newcombe(a, n, b, m):
-    proportion = pytest.importorskip("statsmodels.stats.proportion")
-    theirs = proportion.confint_proportions_2indep(a, n, b, m, method="newcomb", compare="diff")
-    assert newcombe(a, n, b, m) == pytest.approx(theirs, abs=1e-6)
 
 
 @pytest.mark.parametrize("both,only_a,only_b,neither", [(50, 8, 2, 5), (0, 0, 0, 9), (900, 60, 55, 304), (5, 0, 12, 5)])
@@ -35,31 +36,68 @@ def test_mcnemar(both, only_a, only_b, neither):
     assert mcnemar(np.array(a), np.array(b)) == pytest.approx(theirs, abs=1e-9)
 
 
-def test_paired_bootstrap():
-    stats = pytest.importorskip("scipy.stats")
+def test_mcnemar_is_the_exact_sign_test():
+    a = [True] * 8 + [False] * 2 + [True] * 5
+    b = [False] * 8 + [True] * 2 + [True] * 5
+    # Of all 2^10 ways to assign ten disagreements, those at least as uneven as 8 to 2.
+    uneven = sum(1 for flips in itertools.product((0, 1), repeat=10) if abs(sum(flips) - 5) >= 3)
+    assert mcnemar(a, b) == pytest.approx(uneven / 2**10)
+    assert mcnemar(a, a) == 1.0
+
+
+@pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005], [0.5], [0.9, 0.9, 0.9], []])
+def test_holm_is_stepping_down_by_hand(p_values):
+    """The k-th smallest of m is multiplied by m - k + 1, and none is smaller than one before it (Holm 1979)."""
+    expected, largest, m = [0.0] * len(p_values), 0.0, len(p_values)
+    for k, i in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (m - k) * p_values[i]))
+        expected[i] = largest
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def paired_outcomes() -> tuple[np.ndarray, np.ndarray]:
+    """Right and wrong, (400,) each, of two runs that differ on about 15 % of the documents."""
     rng = np.random.default_rng(0)
     a = (rng.random(400) < 0.75).astype(float)
-    b = np.where(rng.random(400) < 0.15, 1 - a, a)
-    weights = resample_weights(400, 5000, seed=1)
-    ours = estimate(weights @ (b - a))
+    return a, np.where(rng.random(400) < 0.15, 1 - a, a)
+
+
+def test_a_difference_has_scipys_paired_interval():
+    a, b = paired_outcomes()
     theirs = stats.bootstrap(
-        (b, a),
+        (a, b),
         lambda x, y, axis: x.mean(axis) - y.mean(axis),
         paired=True,
         n_resamples=5000,
         method="percentile",
         rng=np.random.default_rng(2),
     ).confidence_interval
-    assert ours.value == pytest.approx((b - a).mean())
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
+    ours = mean_difference(a, b)
+    assert ours.value == pytest.approx((a - b).mean()) and ours.reached == 1.0
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
+    assert mean_difference(a, b) == ours, "the same data give the same interval"
 
 
-def test_mean_interval():
-    stats = pytest.importorskip("scipy.stats")
-    values = [0.0, 0.2, 0.4, 1.0, 1.0]
-    theirs = stats.norm.interval(0.95, loc=np.mean(values), scale=stats.sem(values))
-    assert mean_interval(values) == pytest.approx(theirs, abs=1e-6)
-    assert mean_interval([0.5]) == (0.5, 0.5)
+def test_the_interval_of_a_mean_is_near_the_normal_one():
+    a, _ = paired_outcomes()
+    ours = bootstrap(lambda x: x.mean(axis=-1), a)
+    theirs = stats.norm.interval(0.95, loc=a.mean(), scale=stats.sem(a))
+    assert (ours.low, ours.high) == pytest.approx(theirs, abs=0.006)
+    one = bootstrap(lambda x: x.mean(axis=-1), np.array([0.5]))
+    assert (one.value, one.low, one.high) == (0.5, 0.5, 0.5)
+
+
+def test_a_ratio_of_means_is_paired():
+    """Columns that are proportional have a ratio without any spread, however much each of them varies."""
+    nfe = np.random.default_rng(0).uniform(10, 200, 50)
+    ratio = mean_ratio(3 * nfe, nfe)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((3, 3, 3))
+
+
+def test_nfe_at_a_target_is_interpolated():
+    accuracy, nfe = np.array([0.8, 0.4, 0.6]), np.array([40.0, 10.0, 20.0])
+    assert nfe_at(accuracy, nfe, 0.7) == pytest.approx(30.0)
+    assert nfe_at(accuracy, nfe, 0.3) == 10.0 and math.isnan(nfe_at(accuracy, nfe, 0.9))
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():

@@ -32,11 +32,11 @@ PLAN = {
         ({"contrasts": [{"a": "a", "b": "a", "measure": "nfe"}]}, "missing setting .*claim"),
         ({"page": {"Why?": ["a/teacher/nll"]}}, "a/teacher/nll is not a planned contrast"),
         ({"headline": 0.5, "thresholds": [0.9]}, "must hold the headline 0.5"),
-        ({"thresholds": [0.85, 1.5]}, "1.5 is not a probability"),
+        ({"thresholds": [0.85, 1.5]}, "thresholds.1=1.5 must be at most 1"),
         ({"problems": 50}, "problems=50 must be at least"),
         ({"exploratory_problems": 60}, "problems=60 must be at least"),
         ({"seeds": [1, 1]}, "must differ"),
-        ({"processes": 0}, "processes=0 must be positive"),
+        ({"processes": 0}, "processes=0 must be at least 1"),
     ],
 )
 def test_bad_plans_are_refused(change, message):

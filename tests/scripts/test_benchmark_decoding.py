@@ -7,14 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from benchmarking import shapes
+from benchmarking.decoding_record import Measured, flips
+from benchmarking.decoding_run import ForwardCounter, agreement
+from benchmarking.machine import PeakMemory, matmul_ceiling
 from torch.utils.flop_counter import FlopCounterMode
 
 from cd4lm.data.rows import write_jsonl
 from cd4lm.data.tiny_task import make_row
 from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, decode
+from cd4lm.model import LLaDAModelLM
 from scripts import benchmark_decoding
-from scripts.benchmarking import decoding_speed
-from scripts.benchmarking.decoding_record import Measured, flips
 from tests.conftest import ROOT, random_model
 
 SMALL = (
@@ -30,7 +33,7 @@ def command(monkeypatch, words: str) -> None:
 def test_operations_are_those_torch_counts(cache, prompts):
     model = random_model(n_kv_heads=2)
     config = DecodeConfig(mask_id=59, gen_length=16, block_length=8, cache=cache)
-    with decoding_speed.ForwardCounter(model) as counter, FlopCounterMode(display=False) as torch_counter:
+    with ForwardCounter(model) as counter, FlopCounterMode(display=False) as torch_counter:
         decode(model, prompts[:1], ConfidenceAdaptive(threshold=0.5), config)
     # torch does not see the CPU's fused attention, which is the small part here.
     attention = counter.flops - torch_counter.get_total_flops()
@@ -44,8 +47,33 @@ def test_agreement_counts_up_to_and_with_the_first_eos():
     result = replace(result, lengths=torch.tensor([3, 16]))
     other = result.tokens.clone()
     other[0, 3], other[0, 9] = 58, 58  # the EOS, and something after it
-    found = decoding_speed.agreement(replace(result, tokens=other), result)
+    found = agreement(replace(result, tokens=other), result)
     assert found == {"tokens": 19 / 20, "answers": 0.5}
+
+
+@pytest.mark.parametrize("dtype", shapes.DTYPES.values())
+def test_a_ceiling_is_the_best_of_a_square_and_the_models_own_products(monkeypatch, dtype):
+    model = random_model().to(dtype)
+    monkeypatch.setattr("benchmarking.machine.matmul_rate", lambda device, dtype: 1.0)  # a square that is slow
+    assert matmul_ceiling(model, {4, 64}) > 1.0
+    monkeypatch.setattr("benchmarking.machine.matmul_rate", lambda device, dtype: 1e30)
+    assert matmul_ceiling(model, {4, 64}) == 1e30
+
+
+def test_peak_memory_holds_what_was_freed_before_the_end():
+    with PeakMemory(torch.device("cpu")) as memory:
+        torch.ones(2**24)  # 64 MiB
+    assert memory.peak - memory.before > 2**25
+
+
+def test_one_shape_is_one_model_in_both_benchmarks():
+    for shape, millions in (("tiny", 1.2), ("100m", 157), ("1b", 1390), ("8b", 8016)):
+        arguments = benchmark_decoding.command_line().parse_args(["--shape", shape])
+        config = shapes.config_of(arguments)
+        with torch.device("meta"):
+            model = LLaDAModelLM(config)
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+        assert shapes.random_tokens(config, 2, 50, seed=0).max() < config.eos_token_id < config.mask_token_id
 
 
 @pytest.mark.slow
@@ -53,7 +81,6 @@ def test_a_run_writes_what_it_measured(monkeypatch, tmp_path, capsys):
     command(monkeypatch, f"{SMALL} --modes plain exact prefix dual --dtype float32 bfloat16 --output_dir {tmp_path}")
     benchmark_decoding.main()
     report = json.loads((tmp_path / "decoding.json").read_text())
-    assert (tmp_path / "decoding.png").stat().st_size > 10000
     records = {(r["dtype"], r["mode"], r["batch"]): r for r in report["records"]}
     assert len(records) == 14
     plain, exact = records["float32", "plain", 1], records["float32", "exact", 2]
@@ -61,7 +88,7 @@ def test_a_run_writes_what_it_measured(monkeypatch, tmp_path, capsys):
     assert exact["forwards"] < records["float32", "exact", 1]["forwards"]
     for r in records.values():
         assert len(r["seconds"]) == len(r["speedup"]) == 2 and min(r["seconds"]) > 0
-        assert r["latency"]["p50"] <= r["latency"]["p99"] and 0 < r["share_matmul"] < 1.5
+        assert r["latency"]["p50"] <= r["latency"]["p99"] and r["share_matmul"] > 0
         assert ("flip_rate" in r) == (r["dtype"] == "bfloat16")
     assert "(approximate)" in capsys.readouterr().out
 
@@ -101,7 +128,7 @@ def test_flips_count_what_differs_from_float32():
 
 
 def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
-    few = "--prompts 1 --batch 1 --repeats 1 --attention block_causal --block_grid absolute --modes exact block"
+    few = "--prompts 1 --batch 1 --repeats 1 --attention block_causal --modes exact block"
     command(monkeypatch, f"{SMALL} {few} --output_dir {tmp_path}")
     benchmark_decoding.main()
     exact, block = json.loads((tmp_path / "decoding.json").read_text())["records"]
@@ -118,18 +145,24 @@ def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
         ("--shape tiny --block_length 0", "block_length=0"),
         ("--shape tiny --n_layers 0", "n_layers=0"),
         ("--shape tiny --vocab_size 300", "vocab_size=300 must be at least 512"),
-        ("--shape tiny --init_gain -1", "init_gain=-1.0"),
+        ("--shape tiny --d_model 100 --n_heads 3", "d_model=100 must split into n_heads=3"),
+        ("--shape tiny --prompt_length 4000", "--prompt_length=4000 \\+ 256 is above 4096"),
+        ("--shape tiny --modes block", "cache='block' needs a block-causal checkpoint"),
+        ("--shape tiny --modes exact --refresh_interval 4", "--refresh_interval needs prefix or dual"),
         ("--shape tiny --refresh_interval 0 -1", "refresh_interval=-1"),
         ("--shape tiny --threshold 2", "threshold=2"),
         ("--shape tiny --data x.jsonl", "--data needs --model_path"),
         ("--model_path nowhere", "--model_path needs --data"),
         ("--model_path nowhere --data nowhere.jsonl", "nowhere.jsonl does not exist"),
+        (f"--model_path nowhere --data {ROOT}/README.md --n_layers 2", "--n_layers is for random weights"),
+        (f"--model_path {ROOT}/nowhere --data {ROOT}/README.md", "nowhere"),
     ],
 )
-def test_bad_options(monkeypatch, tmp_path, words, message):
-    command(monkeypatch, f"{words} --output_dir {tmp_path}/out")
+def test_wrong_options_are_refused_before_a_model_is_made(tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
-        benchmark_decoding.check(benchmark_decoding.parse())
+        benchmark_decoding.check(
+            benchmark_decoding.command_line().parse_args([*words.split(), "--output_dir", f"{tmp_path}/out"])
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -142,9 +175,8 @@ def test_rows_without_text_are_named(refused, tmp_path, row, column):
     refused(benchmark_decoding.main, f"row 1 has no text in column '{column}'", *words, "--output_dir", tmp_path)
 
 
-def test_help_names_the_commands(monkeypatch, capsys):
-    command(monkeypatch, "--help")
+def test_help_names_the_commands(capsys):
     with pytest.raises(SystemExit):
-        benchmark_decoding.parse()
+        benchmark_decoding.command_line().parse_args(["--help"])
     assert "python scripts/benchmark_decoding.py --shape 8b" in capsys.readouterr().out
     assert (ROOT / "scripts/benchmark_decoding.py").is_file()

@@ -1,25 +1,54 @@
 """The training benchmark as a user runs it: every variant computes the same loss and gradients."""
 
 import json
-import subprocess
-import sys
+import os
+import signal
 
 import pytest
 
-from tests.conftest import ROOT
+from scripts import benchmark_training
+from tests.command_line import command
 
 
 @pytest.mark.slow
 def test_variants_agree(tmp_path):
     out = tmp_path / "found.json"
     words = ["--shape", "tiny", "--batch", "2", "--length", "48", "--steps", "1", "--rounds", "1"]
-    words += ["--variants", "published,ours,ours_lora", "--output", str(out)]
-    done = subprocess.run(
-        [sys.executable, "scripts/benchmark_training.py", *words], cwd=ROOT, capture_output=True, text=True
-    )
+    words += ["--variants", "ours_lora,published,ours", "--output", str(out)]
+    done = command("scripts/benchmark_training.py", *words)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     agreement = found["agreement"]
     assert agreement["loss_ours"] == pytest.approx(agreement["loss_published"], rel=1e-5)
     assert agreement["gradient_relative_difference"] < 1e-5
-    assert len(found["variants"]) == 3
+    assert list(found["variants"]) == ["published", "ours", "ours_lora"]
+    full, adapted = found["variants"]["ours"], found["variants"]["ours_lora"]
+    assert adapted["flops"] == pytest.approx(0.75 * full["flops"])  # no gradient of the frozen weights
+    assert adapted["weights"] < full["weights"]  # one model instead of two
+    assert found["command"].endswith(" ".join(words)) and found["commit"]
+
+
+def killed(work):
+    """As the kernel ends a process without memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_variant_is_named(refused, monkeypatch):
+    monkeypatch.setattr(benchmark_training, "measure", killed)
+    words = ("--shape", "tiny", "--variants", "ours", "--rounds", 1)
+    refused(benchmark_training.main, "ours was killed or ran out of memory: lower --batch", *words)
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        ("--variants ours,theirs", "--variants: 'theirs' is unknown"),
+        ("--batch 0", "--batch=0 must be at least 1"),
+        ("--length 4", "--length=4 must be at least 8"),
+        ("--length 5000", "--length=5000 is above the 4096 tokens"),
+        ("--vocab_size 300", "--vocab_size=300 must be at least 512"),
+        ("--d_model 100 --n_heads 3", "d_model=100 must split into n_heads=3"),
+    ],
+)
+def test_wrong_options_are_refused_before_a_model_is_made(refused, words, message):
+    refused(benchmark_training.main, message, "--shape", "tiny", *words.split())

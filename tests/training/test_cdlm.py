@@ -162,8 +162,10 @@ def test_the_absolute_grid(world):
 
 
 def test_weights_out_of_range_and_missing_paths(world, tmp_path):
-    with pytest.raises(ValueError, match="must be at least 0"):
-        CDLMConfig(consistency=-1.0)
+    with pytest.raises(ValueError, match="cdlm.consistency=-1.0 must be at least 0"):
+        cdlm_config(world, "none", changes={"cdlm": {"consistency": -1.0}})
+    with pytest.raises(ValueError, match="must not all be 0"):
+        CDLMConfig(distillation=0, consistency=0, denoising=0)
     missing = cdlm_config(world, "none")
     missing = dataclasses.replace(
         missing, trajectories=dataclasses.replace(missing.trajectories, dir=str(tmp_path / "no"))

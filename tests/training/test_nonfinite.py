@@ -1,14 +1,14 @@
-"""A loss or gradient that is not finite stops the run with what is needed to look at it, or is skipped and counted."""
+"""A loss or gradient that is not finite stops the run before the weights change, and the error says where."""
 
-import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from cd4lm.training.nonfinite import example_losses
-from cd4lm.training.trainer import SKIPPED
-from tests.training.test_trainer import losses, trainer, weights
+from tests.conftest import ROOT
+from tests.training.test_trainer import trainer, weights
 
 
 def poison(run, *, loss_at: tuple[int, ...] = (), gradient_at: tuple[int, ...] = ()) -> None:
@@ -31,9 +31,8 @@ def test_the_run_stops_at_the_step_and_says_where(tmp_path, kind):
     poison(run, **({"loss_at": (3,)} if kind == "loss" else {"gradient_at": (3,)}))
     with pytest.raises(FloatingPointError, match=rf"{kind} is (inf|nan) at step 3 on rank 0, examples \[") as caught:
         run.train()
-    saved = torch.load(tmp_path / "nonfinite/step-3-rank-0.pt", weights_only=True)
-    ids = saved["batches"][0]["example_id"].tolist()
-    assert len(ids) == 4 and str(ids) in str(caught.value) and str(tmp_path / "nonfinite") in str(caught.value)
+    ids = list(run._get_train_sampler())[2 * 4 : 3 * 4]  # three steps of four rows
+    assert str(ids) in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
     assert run.state.global_step == 2
 
 
@@ -48,59 +47,30 @@ def test_the_weights_are_those_before_the_step(tmp_path):
     assert torch.equal(weights(two), weights(whole))
 
 
-@pytest.mark.parametrize("batch", [(4, 1), (2, 2)])
-def test_the_reproducer_gives_the_loss_of_the_step(tmp_path, batch):
-    size, accumulation = batch
-    run = trainer(tmp_path / "run", per_device_train_batch_size=size, gradient_accumulation_steps=accumulation)
-    poison(run, gradient_at=(5,))
-    with pytest.raises(FloatingPointError):
-        run.train()
-    saved = torch.load(tmp_path / "run/nonfinite/step-5-rank-0.pt", weights_only=True)
-    fresh = trainer(tmp_path / "fresh")
-    fresh._load_from_checkpoint(str(tmp_path / "run/checkpoint-4"))
-    records = example_losses(fresh, saved)
-    assert len(records) == 4
-    assert sum(record["loss"] for record in records) == pytest.approx(saved["losses"][0], rel=1e-5)
-
-
-def test_skipped_steps_change_nothing_and_are_counted(tmp_path, capsys):
-    run = trainer(tmp_path, max_skipped_steps=2, weight_decay=0.1)
-    poison(run, loss_at=(2,), gradient_at=(4,))
-    seen = []
-    run.add_callback(seen_weights(run, seen))
+def train_on_two(folder: str, kind: str) -> None:
+    """Train in one of two processes, with a loss of rank 1 or the gradient not finite at step 2."""
+    run = trainer(folder, per_device_train_batch_size=2, ddp_backend="gloo", ddp_find_unused_parameters=False)
+    if kind == "grad_norm":
+        poison(run, gradient_at=(2,))
+    elif run.args.process_index == 1:
+        poison(run, loss_at=(2,))
     run.train()
-    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[3])
-    assert not torch.equal(seen[1], seen[2]) and not torch.equal(seen[3], seen[4])
-    assert losses(run, SKIPPED) == [1, 2]
-    assert "step 4 skipped (grad_norm is nan): 2 of 2 allowed" in capsys.readouterr().err
-    log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").read_text().splitlines()]
-    assert [entry["step"] for entry in log if "loss" in entry] == [1, 3, 5, 6]
-    assert all(math.isfinite(value) for value in losses(run))
 
 
-def seen_weights(run, seen: list):
-    from transformers import TrainerCallback
-
-    class Seen(TrainerCallback):
-        def on_step_end(self, *_, **__):
-            seen.append(weights(run).clone())
-
-    return Seen()
-
-
-def test_one_more_than_allowed_stops(tmp_path):
-    run = trainer(tmp_path, max_skipped_steps=1)
-    poison(run, loss_at=(2, 4))
-    with pytest.raises(FloatingPointError, match="loss is inf at step 4"):
-        run.train()
+@pytest.mark.slow
+@pytest.mark.parametrize("kind,ranks", [("loss", "1"), ("grad_norm", "0, 1")])
+def test_two_processes_name_the_rank_and_its_examples(tmp_path, kind, ranks):
+    words = [sys.executable, "-m", "cd4lm.training.worker_group", "torch.distributed.run", "--standalone"]
+    words += ["--nproc_per_node", "2", "-m", "tests.training.test_nonfinite", str(tmp_path), kind]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    ids = list(trainer(tmp_path / "one")._get_train_sampler())[4:8]  # two rows on each process
+    ids = ids[2:] if ranks == "1" else ids
+    assert len(errors) == 1 and done.returncode == 1, done.stderr
+    assert f"{kind} is " in errors[0] and f"at step 2 on rank {ranks}, examples {ids}: lower the learning" in errors[0]
 
 
-def test_skips_before_a_resume_count(tmp_path):
-    run = trainer(tmp_path, max_skipped_steps=1)
-    poison(run, loss_at=(1, 5))
-    with pytest.raises(FloatingPointError, match="step 5"):
-        run.train()
-    again = trainer(tmp_path, max_skipped_steps=1)
-    poison(again, loss_at=(6,))
-    with pytest.raises(FloatingPointError, match="step 6"):
-        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+if __name__ == "__main__":
+    from cd4lm.config import exit_with_message
+
+    exit_with_message(lambda: train_on_two(*sys.argv[1:]))

@@ -139,7 +139,7 @@ def test_fewer_running_than_asked_is_refused(monkeypatch):
         check_world_size(TrainConfig(launch=file_path("accelerate_zero2_8gpu")))
 
 
-@pytest.mark.parametrize("name,value", [("global_batch", 0), ("max_skipped_steps", -1), ("clip", 0)])
+@pytest.mark.parametrize("name,value", [("global_batch", 0), ("batch_size", 0), ("clip", 0)])
 def test_bad_settings(name, value):
     with pytest.raises(ValueError, match=name):
         build(TrainConfig, {name: value})

@@ -1,8 +1,13 @@
-"""The log survives a kill and has no line twice."""
+"""The log survives a kill and has no line twice; operations are counted as torch counts them."""
 
 import json
 
-from cd4lm.training.run_log import RunLog
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cd4lm.training.run_log import RunLog, forward_flops, matmul_rate
+from tests.conftest import random_model
+from tests.training.test_trainer import trainer
 
 
 def lines(folder):
@@ -37,3 +42,28 @@ def test_tensorboard_gets_the_same_values(tmp_path):
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.0), (2, 1.0)]
+
+
+def test_forward_flops_are_those_torch_counts():
+    for heads in (4, 2):  # all heads with their own keys, or shared in pairs
+        model = random_model(n_kv_heads=heads)
+        x = torch.randint(0, 57, (3, 20))
+        at = torch.zeros(3, 20, dtype=torch.bool)
+        at[:, 5:9] = True
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            model(x, logits_at=at)
+        attention = 4 * 3 * 20 * 20 * model.config.d_model * model.config.n_layers
+        ours = forward_flops(model.config, 3, 20, int(at.sum()))
+        # torch does not know the CPU's fused attention.
+        assert ours in (counted.get_total_flops(), counted.get_total_flops() + attention)
+
+
+def test_the_rate_is_positive():
+    assert matmul_rate(torch.device("cpu"), torch.float32) > 0
+
+
+def test_a_step_logs_what_it_cost(tmp_path):
+    run = trainer(tmp_path)
+    run.train()
+    step = next(line for line in lines(tmp_path) if "loss" in line)
+    assert all(step[name] > 0 for name in ("tokens_per_second", "matmul_share", "memory_gb"))

@@ -30,7 +30,6 @@ def trainer(
     model=None,
     teacher=UNSET,
     group_by_length=False,
-    max_skipped_steps: int = 0,
     **changes,
 ) -> DSCDTrainer:
     """A small trainer; its teacher is another random model unless one is given (None: the model's own adapters off)."""
@@ -55,7 +54,6 @@ def trainer(
         teacher=random_model(init_std=0.2) if teacher is UNSET else teacher,
         group_by_length=group_by_length,
         dscd=dscd or DSCDConfig(short_guards=False),
-        max_skipped_steps=max_skipped_steps,
         train_dataset=examples(),
         eval_dataset=examples()[:8],
         data_collator=AnswerCollator(pad_id=57),
@@ -171,7 +169,7 @@ ABLATIONS = [
     {},
     {"temperature": 1.0},
     {"initial_lambda": 0.0, "final_lambda": 0.0},
-    {"initial_lambda": 1.0, "lambda_schedule": "constant"},
+    {"initial_lambda": 1.0, "final_lambda": 1.0},
     {"clamp": 1.0},
     {"clamp": 50.0},
     {"kl_positions": "student"},
@@ -188,7 +186,6 @@ def test_the_step_is_dscd_loss_on_full_logits(tmp_path, options, training):
     """Value and gradient of every parameter, for every ablation option."""
     run = trainer(tmp_path, dscd=DSCDConfig(**options))
     run.state.max_steps, run.state.global_step = 6, 3
-    run.current_gradient_accumulation_steps = 1  # set by the Trainer's loop
     run.model.train(training)
     batch = AnswerCollator(pad_id=57)(examples()[:6])
     found = run.compute_loss(run.model, batch)
@@ -213,13 +210,13 @@ def test_the_step_is_dscd_loss_on_full_logits(tmp_path, options, training):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_lambda_is_scheduled_or_constant(tmp_path):
+def test_lambda_follows_its_schedule_and_is_the_final_one_in_evaluation(tmp_path):
     run = trainer(tmp_path, dscd=DSCDConfig(initial_lambda=0.8, final_lambda=0.2))
     run.state.max_steps, run.state.global_step = 10, 9
     assert run.weight() == pytest.approx(0.2)  # not training: the final one
     run.model.train()
     assert 0.2 < run.weight() < 0.3
-    run.dscd = DSCDConfig(initial_lambda=0.8, final_lambda=0.2, lambda_schedule="constant")
+    run.dscd = DSCDConfig(initial_lambda=0.8, final_lambda=0.8)
     assert run.weight() == 0.8
     assert run.model.eval() is run.model and run.weight() == 0.8
 

@@ -85,7 +85,7 @@ def write_config(folder: Path, name: str, **train) -> Path:
 
 
 def steps(folder: Path) -> list[dict]:
-    """The optimiser steps in a run's log."""
+    """The optimizer steps in a run's log."""
     return [entry for entry in read_jsonl(folder / "training_log.jsonl") if "loss" in entry]
 
 

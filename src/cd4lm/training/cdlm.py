@@ -1,9 +1,9 @@
 """CDLM: a student under a block-causal mask learns from the teacher's recorded decoding paths (MLSys 2026).
 
-Three losses, pure functions in src/cd4lm/diffusion/losses.py: on a state y of the path, the teacher's distribution of what it
-commits next (distillation) and the student's own later prediction of what stays masked (consistency); on the data's
-answer, masked denoising. The mask is the model's (`block_causal` in an experiment); without it the same losses train a
-bidirectional student.
+Three losses, pure functions in src/cd4lm/diffusion/losses.py: on a state y of the path, the teacher's distribution of
+what it commits next (distillation) and the student's own later prediction of what stays masked (consistency); on the
+data's answer, masked denoising. The attention mask is the model's (`block_causal` in an experiment); without it the
+same losses train a bidirectional student.
 """
 
 import torch
@@ -14,7 +14,7 @@ from cd4lm.diffusion.noise import row_keys
 from cd4lm.diffusion.trajectory import TrajectoryPair, trajectory_pair
 from cd4lm.settings import CDLMConfig
 from cd4lm.training.chunked_loss import Rows, weighted_rows
-from cd4lm.training.student_trainer import StudentTrainer
+from cd4lm.training.trainer import StudentTrainer
 
 PARTS = ("distillation", "consistency", "denoising")
 
@@ -22,7 +22,7 @@ PARTS = ("distillation", "consistency", "denoising")
 class CDLMTrainer(StudentTrainer):
     """StudentTrainer with CDLM's losses; batches are those of TrajectoryCollator.
 
-    States and masks depend on (seed, optimiser step, example id) alone; every loss is a mean over the rows of a step.
+    States and masks depend on (seed, optimizer step, example id) alone; every loss is a mean over the rows of a step.
     teacher_head: weight (V, d) that turns stored hidden states into logits; None where it is the student's own, frozen.
     block_length, grid: of the recorded paths.
     """
@@ -41,7 +41,7 @@ class CDLMTrainer(StudentTrainer):
         keys = row_keys(inputs["example_id"], self.args.seed, self.mask_step())
         offset = inputs["prompt_length"] % self.block_length if self.grid == "absolute" else 0
         pair = trajectory_pair(inputs["order"], keys, self.block_length, self.cdlm.consistency_reach, offset)
-        # A loss without weight is not computed.
+        # A loss of weight 0 is not computed.
         pair = pair._replace(
             committed=pair.committed & (self.cdlm.distillation > 0),
             remaining=pair.remaining & (self.cdlm.consistency > 0),
@@ -99,6 +99,6 @@ class CDLMTrainer(StudentTrainer):
         return sum(vars(self.cdlm)[name] * part for name, part in zip(PARTS, parts, strict=True))
 
     def teacher_passes(self) -> int:
-        # In forwards of one batch: each half costs three, one of them is the student's own and counted already.
+        # In forwards of one batch: path and data cost three each, and one of the two is counted as the student's own.
         halves = int(self.on_path) + int(self.cdlm.denoising > 0)
         return 3 * (halves - 1) + int(self.cdlm.consistency > 0)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import torch
 
+from cd4lm.config import require
 from cd4lm.diffusion.losses import DSCDLoss, dscd_mix, dscd_rows
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Hidden rows (N, d) and the head's weight (V, d) they meet."""
+    """Hidden rows (N, d) and the weight (V, d) of the head that turns them into logits."""
 
     hidden: torch.Tensor
     head: torch.Tensor
@@ -31,7 +32,7 @@ class Rows:
 
 
 def compute_dtype(head: torch.Tensor) -> torch.dtype:
-    """What a matrix product with this weight is computed in: autocast's dtype where it is on, else the weight's."""
+    """The dtype of a matrix product with this weight: autocast's where it is on, else the weight's."""
     kind = head.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.dtype
 
@@ -52,7 +53,10 @@ def walk(
     size: int,
     visit: Callable[[slice, slice, torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """dscd_rows of all rows; visit(rows, kept rows, logits (n, V), kl, nll) is called with each chunk's graph from its logits."""
+    """dscd_rows of all rows, chunk by chunk.
+
+    visit(rows, kept rows, logits (n, V), kl, nll) is called while a chunk's graph from its logits exists.
+    """
     kls, nlls = [], []
     for part, kept_part in chunks(kept, size):
         z_s = (student.hidden[part] @ student.head.T).float()  # (n, V)
@@ -68,7 +72,10 @@ def walk(
 
 
 class _WeightedRows(torch.autograd.Function):
-    """(kl_weights . kl + nll_weights . nll, kl (M,), nll (N,)), the first with a gradient for the student's rows and head."""
+    """(kl_weights . kl + nll_weights . nll, kl (M,), nll (N,)).
+
+    The first has a gradient for the student's rows and head.
+    """
 
     @staticmethod
     def forward(ctx, hidden, head, dtype, teacher, labels, kept, temperature, size, kl_weights, nll_weights):
@@ -96,7 +103,7 @@ class _WeightedRows(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, slope, *_):
-        # Scaled in place, so they serve once: a second backward is an error instead of a wrong gradient.
+        # Scaled in place, so they can be used once: a second backward is an error instead of a wrong gradient.
         d_hidden, d_head = ctx.gradients
         ctx.gradients = None
         return d_hidden.mul_(slope), None if d_head is None else d_head.mul_(slope), *[None] * 8
@@ -116,8 +123,8 @@ def weighted_rows(
 ) -> torch.Tensor:
     """sum_i w_i KL(target_i || student_i), or with labels and no target sum_i w_i CE(student_i, label_i), in nats.
 
-    student, target: N rows each with its head; labels, weights: (N,). The target has no gradient. Equal to the pure losses
-    of src/cd4lm/diffusion/losses.py in value and gradient; memory grows with `chunk` alone.
+    student, target: N rows each with its head; labels, weights: (N,). The target has no gradient. Equal to the pure
+    losses of src/cd4lm/diffusion/losses.py in value and gradient; memory grows with `chunk` alone.
     """
     kept = torch.full_like(weights, target is not None, dtype=torch.bool)
     target = None if target is None else target.detach().to(compute_dtype(target.head))
@@ -149,8 +156,7 @@ def chunked_dscd_loss(
     student: N rows; teacher: the M rows named by consistency_at (N,), default all; labels: (N,) clean tokens.
     Only `total` carries a gradient, to the student's rows and, unless it is frozen, head. Others as for dscd_loss.
     """
-    if teacher is None and weight != 0:
-        raise ValueError(f"weight={weight} needs a teacher: only weight=0 trains without one")
+    require(teacher is not None or weight == 0, f"weight={weight} needs a teacher: only weight=0 trains without one")
     kept = torch.ones_like(labels, dtype=torch.bool) if consistency_at is None else consistency_at
     n_kl, n_nll = (kept.sum().clamp(min=1), max(labels.numel(), 1)) if counts is None else counts
     scales = temperature**2 / n_kl, 1.0 / n_nll
@@ -162,15 +168,15 @@ def chunked_dscd_loss(
             with torch.no_grad():
                 kl, nll = (rows.sum() for rows in walk(student.detach().to(dtype), *fixed))
         factors = weight * scales[0], (1 - weight) * scales[1]
-        if clamp is not None:  # above the clamp a part has no gradient, which is known only once its mean is
+        if clamp is not None:  # a part whose mean exceeds the clamp has no gradient
             flows = [(mean >= 0) & (mean <= clamp) for mean in (scales[0] * kl, scales[1] * nll)]
             factors = factors[0] * flows[0], factors[1] * flows[1]
-        slope = 0.0
+        slope = 0.0  # zero in value, with the gradient of the whole
         if learns(student):
             ones = torch.ones(len(kept), device=labels.device)
             weights = (factors[0] * ones[: int(kept.sum())], factors[1] * ones)
             linear, *rows = _WeightedRows.apply(student.hidden, student.head, dtype, *fixed, *weights)
             kl, nll = (row.sum() for row in rows)
-            slope = linear - linear.detach()  # zero in value, the gradient of the whole
+            slope = linear - linear.detach()
     loss = dscd_mix(scales[0] * kl, scales[1] * nll, weight, clamp)
     return loss._replace(total=loss.total + slope)

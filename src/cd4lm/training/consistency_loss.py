@@ -9,7 +9,7 @@ from cd4lm.diffusion.schedules import curriculum_lambda
 from cd4lm.settings import DSCDConfig
 from cd4lm.training.chunked_loss import Rows, chunked_dscd_loss
 from cd4lm.training.setup import forward_both
-from cd4lm.training.student_trainer import StudentTrainer
+from cd4lm.training.trainer import StudentTrainer
 
 __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
 
@@ -17,8 +17,8 @@ __all__ = ["DSCDLoss", "DSCDTrainer", "curriculum_lambda", "dscd_loss"]
 class DSCDTrainer(StudentTrainer):
     """StudentTrainer with the DSCD loss; batches are those of AnswerCollator.
 
-    Masks depend on (seed, optimiser step, example id) alone, and both losses are means over the positions of the
-    whole optimiser step, so neither accumulation nor the number of processes nor a resume changes a run.
+    Masks depend on (seed, optimizer step, example id) alone, and both losses are means over the positions of the
+    whole optimizer step, so neither accumulation nor the number of processes nor a resume changes a run.
     teacher: None if the model carries adapters and is, with those off and the attention `teacher_attention` (None = its
     own), its own teacher.
     """
@@ -67,8 +67,6 @@ class DSCDTrainer(StudentTrainer):
 
     def weight(self) -> float:
         """Lambda of this step; evaluation uses the final one, so that its losses compare over time."""
-        if self.dscd.lambda_schedule == "constant":
-            return self.dscd.initial_lambda
         if not self.model.training:
             return self.dscd.final_lambda
         return curriculum_lambda(
@@ -118,7 +116,7 @@ class DSCDTrainer(StudentTrainer):
         return int(self._weight > 0) - int(self.teacher is None)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of one optimiser step, with the counts of positions that both losses are divided by."""
+        """The micro-batches of one optimizer step, with the counts of positions that both losses are divided by."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.dscd.clamp is not None or not batches:
             return batches, None
@@ -127,5 +125,4 @@ class DSCDTrainer(StudentTrainer):
             _, teacher_masked, scored = self.masks(batch, self.state.global_step)
             counts += torch.stack((self.consistency_at(teacher_masked, scored).sum(), scored.sum())).to(device)
         # Gradients are averaged over processes; dividing by the mean count makes that the mean over all positions.
-        self._divisors = self.accelerator.reduce(counts, "mean").clamp(min=1)
-        return batches, self._divisors
+        return batches, self.accelerator.reduce(counts, "mean").clamp(min=1)

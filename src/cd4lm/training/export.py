@@ -2,8 +2,8 @@
 
     python -m cd4lm.training.export outputs/run/checkpoints/checkpoint-200 outputs/run_at_200
 
-reads a checkpoint of plain, DDP, ZeRO or FSDP training, and merges one of adapters into the teacher's weights; training
-does the same at its end by itself.
+reads a checkpoint of plain, DDP, ZeRO or FSDP training, and merges a checkpoint of adapters into the teacher's weights.
+Training writes its student in the same way when it ends.
 """
 
 import argparse
@@ -52,7 +52,10 @@ def whole_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def merged_weights(checkpoint: Path, experiment: ExperimentConfig) -> dict[str, torch.Tensor]:
-    """The weights that the student started from with a checkpoint's adapters added; the logits of random tokens must not change by it."""
+    """The weights that the student started from with a checkpoint's adapters added.
+
+    Raises ArithmeticError if the merge changes the logits of fixed tokens.
+    """
     from peft import PeftModel
 
     from cd4lm.training.lora import merge_adapters  # needs peft, which nothing else does
@@ -66,7 +69,7 @@ def merged_weights(checkpoint: Path, experiment: ExperimentConfig) -> dict[str, 
 
 
 def read_weights(checkpoint: Path, experiment: ExperimentConfig) -> dict[str, torch.Tensor]:
-    """All weights of a checkpoint on the CPU, in the highest precision it holds. Raises ValueError if there are none."""
+    """All weights of a checkpoint on the CPU in the highest precision it holds. Raises ValueError if there are none."""
     if (checkpoint / "adapter_model.safetensors").is_file():
         return merged_weights(checkpoint, experiment)
     if (checkpoint / "latest").is_file():
@@ -101,14 +104,17 @@ def write_released(
     model.save_pretrained(partial, state_dict={key: tensor.to(kind).contiguous() for key, tensor in weights.items()})
     load_tokenizer(tokenizer_from).save_pretrained(partial)
     settings = DecodingOptions.stored(tokenizer_from)
-    if config.attention == "block_causal":  # other blocks than those of training are brittle; CDLM decodes at 0.9
+    if config.attention == "block_causal":  # it decodes the blocks it was trained on, in CDLM at threshold 0.9
         settings = replace(settings, policy="cad", confidence_threshold=0.9, block_length=config.block_length)
     settings.save(partial)
     partial.rename(out)
 
 
 def consolidate(checkpoint: Path, out: Path) -> None:
-    """A checkpoint-N folder of training to `out`. Raises ValueError for a folder that is none or an `out` that exists."""
+    """Write a checkpoint-N folder of training to `out` in the released layout.
+
+    Raises ValueError if the folder is no checkpoint or `out` exists.
+    """
     settings = checkpoint.parent.parent / "config.yaml"
     require(checkpoint.is_dir(), f"{checkpoint} does not exist: pass a checkpoint-N folder of training")
     require(settings.is_file(), f"{settings} does not exist: {checkpoint} is not a checkpoint of training")

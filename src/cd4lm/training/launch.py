@@ -23,12 +23,12 @@ from cd4lm.training.processes import LaunchFile, processes_asked, processes_of_e
 TRAIN = ["-m", "cd4lm.training.train"]
 GROUP = ["-m", "cd4lm.training.worker_group"]
 MOST_COLLECTORS = 4  # each holds the teacher
-SECONDS_TO_SAVE = "3600"  # torchrun kills its processes 30 seconds after a SIGTERM, which is less than 8B take to save
+SECONDS_TO_SAVE = "3600"  # torchrun kills its processes 30 s after a SIGTERM; saving an 8B model takes longer
 
 
 def check_devices(train: TrainConfig, processes: int, gpus: int, cores: int) -> None:
-    """Stop before anything starts if this machine cannot run its share of the processes."""
-    file = None if train.launch is None else LaunchFile.read(train.launch)
+    """Raise ValueError before anything starts if this machine cannot run its share of the processes."""
+    file = LaunchFile.of(train)
     source = "NUM_PROCESSES" if "NUM_PROCESSES" in os.environ or file is None else train.launch
     machines = 1 if file is None else file.machines
     require(processes % machines == 0, f"{source} asks for {processes} processes on {machines} machines: uneven")
@@ -46,7 +46,7 @@ def check_devices(train: TrainConfig, processes: int, gpus: int, cores: int) -> 
 
 
 def accelerate_words(file: LaunchFile, processes: int, environment: Mapping[str, str]) -> list[str]:
-    """accelerate's launcher with a launch file; which of several machines this is comes from the environment."""
+    """accelerate's launcher with a launch file; the environment says which of several machines this is."""
     words = [*GROUP, "accelerate.commands.launch", "--config_file", file.path, "--num_processes", str(processes)]
     if file.machines > 1:
         missing = [name for name in ("MACHINE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
@@ -57,7 +57,7 @@ def accelerate_words(file: LaunchFile, processes: int, environment: Mapping[str,
 
 
 def deepspeed_environment(settings: dict) -> dict[str, str]:
-    """What accelerate's launcher would set; on a CPU it starts one process only, so torchrun is called instead."""
+    """What accelerate's launcher sets, for torchrun: on a CPU accelerate's starts one process whatever it is asked."""
     return {
         "ACCELERATE_USE_DEEPSPEED": "true",
         "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(settings["zero_stage"]),
@@ -67,27 +67,30 @@ def deepspeed_environment(settings: dict) -> dict[str, str]:
 
 
 def training_command(config: ExperimentConfig, settings: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The command that trains, and what it needs in the environment. Raises ValueError for processes it cannot have."""
+    """The command that trains, and what it needs in the environment. Raises ValueError where check_devices does."""
     train, gpus, cores = config.train, torch.cuda.device_count(), os.cpu_count() or 1
     processes = processes_asked(train)
     check_devices(train, processes, gpus, cores)
-    file = None if train.launch is None else LaunchFile.read(train.launch)
+    file = LaunchFile.of(train)
     environment = {"NUM_PROCESSES": str(processes)}
     environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
     if file is not None and not file.cpu:
         return [sys.executable, *accelerate_words(file, processes, os.environ), *TRAIN, *settings], environment
     if processes == 1:
-        # With several in sight the Trainer would split each batch over them in threads.
+        # One process that sees several GPUs would split each batch over them (DataParallel).
         one = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]} if gpus > 1 else {}
         return [sys.executable, *TRAIN, *settings], environment | one
     if file is not None and file.deepspeed is not None:
         environment |= deepspeed_environment(file.deepspeed)
-    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    return [sys.executable, *torchrun(processes), *TRAIN, *settings], environment
+    command, threads = torchrun([*TRAIN, *settings], processes)
+    return command, environment | threads
 
 
-def torchrun(processes: int) -> list[str]:
-    return [*GROUP, "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+def torchrun(words: list[str], processes: int) -> tuple[list[str], dict[str, str]]:
+    """`python words...` as processes of this machine, and the environment that divides its CPU cores among them."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    group = [*GROUP, "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *group, *words], {"OMP_NUM_THREADS": threads}
 
 
 def collection_command(settings: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -99,10 +102,7 @@ def collection_command(settings: list[str]) -> tuple[list[str], dict[str, str]]:
     asked = processes_of_environment()
     processes = (gpus or min(cores, MOST_COLLECTORS)) if asked is None else min(asked, gpus or cores)
     collect = ["-m", "cd4lm.training.collect_trajectories", *settings]
-    if processes == 1:
-        return [sys.executable, *collect], {}
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    return [sys.executable, *torchrun(processes), *collect], {"OMP_NUM_THREADS": threads}
+    return ([sys.executable, *collect], {}) if processes == 1 else torchrun(collect, processes)
 
 
 def run_command(command: list[str], environment: Mapping[str, str]) -> int:

@@ -32,25 +32,23 @@ def target_names(model: DiffusionLM, patterns: tuple[str, ...]) -> list[str]:
 
 
 def check_targets(config: DiffusionConfig, patterns: tuple[str, ...]) -> None:
-    """target_names' error before the weights are read."""
+    """Raise the error of target_names without reading the weights."""
     with torch.device("meta"):
         target_names(model_of(config), patterns)
 
 
 def add_adapters(model: DiffusionLM, config: LoRAConfig) -> PeftModel:
-    """The model with adapters, float32 whatever its own dtype, as the only weights that train; they start as zero."""
+    """The model with adapters as its only trained weights, in float32 whatever its dtype; their update starts at 0."""
     names = target_names(model, config.targets)
-    adapters = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names, bias="none"
-    )
-    return get_peft_model(model, adapters)
+    return get_peft_model(model, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names, bias="none"))
 
 
 @torch.no_grad()
 def merge_adapters(model: PeftModel, batch: dict[str, torch.Tensor]) -> tuple[DiffusionLM, float]:
-    """The student with its adapters added into the weights, and by how much its logits on a batch changed (relative).
+    """The student with its adapters added into the weights, and the relative change of its logits on a batch.
 
-    batch: AnswerCollator's, on the model's device; its answers are masked. Raises ArithmeticError above MERGE_TOLERANCE.
+    batch: from AnswerCollator, on the device of the model, its answers masked here. Raises ArithmeticError above
+    MERGE_TOLERANCE.
     """
     model.eval()
     mask_id, dtype = model.config.mask_token_id, model.get_base_model().get_output_embeddings().weight.dtype

@@ -1,4 +1,4 @@
-"""Which examples an optimiser step sees, as a function of (seed, step) alone."""
+"""The examples of each optimizer step, as a function of (seed, step) alone."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,8 @@ from torch.utils.data import Sampler
 
 from cd4lm.diffusion.noise import row_keys, uniform
 
-POOL = 50  # optimiser steps whose rows are sorted by length together: more is less padding and less random
+# Optimizer steps whose rows are sorted by length together: more steps mean less padding and a less random order.
+POOL = 50
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
@@ -18,9 +19,9 @@ def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
 class RunOrder(Sampler):
     """The `total` example numbers of a whole run: pass after pass over the data, each in an order of its own.
 
-    Every optimiser step takes the next rows, however they are divided over micro-batches and processes; a pass that
-    ends inside a step goes on in the next one. A Trainer that shuffles by itself ends each pass with a short step on
-    one process and fills it up with repeated rows on several, so their runs differ.
+    Every optimizer step takes the next rows, however they are divided over micro-batches and processes; a pass that
+    ends inside a step goes on in the next one. transformers' own sampler ends each pass with a short step on one
+    process and with repeated rows on several, so that a run would depend on the number of processes.
     """
 
     def __init__(self, size: int, total: int, seed: int):
@@ -35,11 +36,11 @@ class RunOrder(Sampler):
 
 
 class LengthGrouped(Sampler):
-    """The rows of an order, with those of similar length brought into one optimiser step.
+    """The rows of an order, with those of similar length brought into one optimizer step.
 
     Within pools of POOL steps rows are sorted by length, cut into steps, and the steps shuffled. They stay sorted
     within a step, so that its micro-batches are even too; one process or many see the same rows in a step.
-    lengths: tokens of each example; step_rows: rows of one optimiser step over all processes and micro-batches.
+    lengths: tokens of each example; step_rows: rows of one optimizer step over all processes and micro-batches.
     """
 
     def __init__(self, order: RunOrder, lengths: Sequence[int], step_rows: int, seed: int):

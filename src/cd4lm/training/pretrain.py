@@ -5,15 +5,17 @@
 Run the same command again to resume from the last checkpoint.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from cd4lm.config import command_line, dump, exit_with_message, load, require
+from cd4lm.config import STRICT, Count, Positive, Share, command_line, dump, exit_with_message, load, require
 from cd4lm.data.examples import AnswerCollator, encode_answer, encode_prompt
 from cd4lm.data.tiny_task import make_row
 from cd4lm.data.tiny_tokenizer import build_tokenizer
@@ -24,48 +26,48 @@ from cd4lm.diffusion.noise import row_keys, uniform
 from cd4lm.model import LLaDAConfig, LLaDAModelLM
 from cd4lm.settings import FormatConfig
 from cd4lm.training.optimizer import MuonAdamW
-from cd4lm.training.resume import check_output, check_resume, last_checkpoint, run_bytes
+from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 from cd4lm.training.trainer import RunTrainer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ShapeConfig:
     """Size of the model."""
 
-    d_model: int
-    n_heads: int
-    n_layers: int
-    mlp_hidden_size: int
-    max_sequence_length: int = 256
+    d_model: Count
+    n_heads: Count
+    n_layers: Count
+    mlp_hidden_size: Count
+    max_sequence_length: Count = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
-    task: the embedded task's problems, of 2 to 4 steps or of 6 to 8. init_from: checkpoint whose weights to start from, null for random ones. seed: of weights, problems and masks.
-    block_length: what the checkpoint's generation settings recommend for decoding.
+    task: the embedded task's problems, of 2 to 4 steps or of 6 to 8. init_from: checkpoint whose weights to start from,
+    null for random ones. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
+    recommend for decoding.
     """
 
     output_dir: str
     shape: ShapeConfig
     format: FormatConfig
-    steps: int
+    steps: Count
     task: Literal["tiny", "tiny_long"] = "tiny"
     init_from: str | None = None
-    batch_size: int = 64
-    muon_lr: float = 0.02
-    adamw_lr: float = 0.003
-    warmup_steps: int = 100
-    block_share: float = 0.6
-    block_lengths: tuple[int, ...] = (10, 20, 40)
-    block_length: int = 20
-    save_every: int = 500
+    batch_size: Count = 64
+    muon_lr: Positive = 0.02
+    adamw_lr: Positive = 0.003
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    block_share: Share = 0.6
+    block_lengths: tuple[Count, ...] = (10, 20, 40)
+    block_length: Count = 20
+    save_every: Count = 500
     seed: int = 0
     compile: bool = False
 
     def __post_init__(self):
-        require(0 <= self.block_share <= 1, f"block_share={self.block_share} must lie in [0, 1]")
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
 
 
@@ -122,41 +124,33 @@ class PretrainTrainer(RunTrainer):
         return masked_diffusion_loss(logits, x0, scored)
 
 
-def pretrain(config: PretrainConfig) -> None:
-    """Train, resuming if a checkpoint is there, and save the teacher in the released layout in bf16."""
-    output = Path(config.output_dir)
-    last = last_checkpoint(output / "checkpoints")
-    if last:
-        check_resume(config, output, free=("output_dir", "block_length"))
-    tokenizer = build_tokenizer()
+def build_model(config: PretrainConfig, tokenizer) -> LLaDAModelLM:
+    """The model to train in float32: random weights of the shape asked for, or those of init_from."""
+    torch.manual_seed(config.seed)
+    if config.init_from is not None:
+        return LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
     model_config = LLaDAConfig(
-        d_model=config.shape.d_model,
-        n_heads=config.shape.n_heads,
-        n_layers=config.shape.n_layers,
-        mlp_hidden_size=config.shape.mlp_hidden_size,
-        max_sequence_length=config.shape.max_sequence_length,
+        **asdict(config.shape),
         vocab_size=len(tokenizer),
         mask_token_id=tokenizer.mask_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
-    torch.manual_seed(config.seed)
-    model = (
-        LLaDAModelLM(model_config)
-        if config.init_from is None
-        else LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
-    )
-    optimizer = MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr)
+    return LLaDAModelLM(model_config)
+
+
+def build_trainer(config: PretrainConfig, tokenizer, output: Path) -> PretrainTrainer:
+    """Model, fresh problems and Muon, ready to train."""
+    model = build_model(config, tokenizer)
     arguments = TrainingArguments(
-        output_dir=f"{config.output_dir}/checkpoints",
+        output_dir=str(output / "checkpoints"),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
         lr_scheduler_type="linear",
         warmup_steps=config.warmup_steps,
         logging_steps=50,
         save_steps=config.save_every,
-        save_total_limit=2,
+        save_total_limit=KEPT_CHECKPOINTS,
         remove_unused_columns=False,
         report_to=[],
         logging_nan_inf_filter=False,
@@ -164,21 +158,32 @@ def pretrain(config: PretrainConfig) -> None:
         torch_compile=config.compile,
         use_cpu=not torch.cuda.is_available(),
     )
-    trainer = PretrainTrainer(
+    return PretrainTrainer(
         model,
         arguments,
         config=config,
         folder=output,
         train_dataset=EndlessTask(config, tokenizer),
         data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
-        optimizers=(optimizer, None),
+        optimizers=(MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr), None),
     )
-    check_output(output, run_bytes(model.num_parameters()))
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train, resuming if a checkpoint is there, and save the teacher in the released layout in bf16."""
+    output = Path(config.output_dir)
+    last = last_checkpoint(output / "checkpoints")
+    if last:
+        check_resume(config, output, free=("output_dir", "block_length"))
+    torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
+    tokenizer = build_tokenizer()
+    trainer = build_trainer(config, tokenizer, output)
+    check_output(output, run_bytes(trainer.model.num_parameters()))
     dump(config, output / "config.yaml")
     trainer.train(resume_from_checkpoint=last)
-    model.to(torch.bfloat16).save_pretrained(config.output_dir)
-    tokenizer.save_pretrained(config.output_dir)
-    DecodingOptions(gen_length=config.format.answer_length, block_length=config.block_length).save(config.output_dir)
+    trainer.model.to(torch.bfloat16).save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    DecodingOptions(gen_length=config.format.answer_length, block_length=config.block_length).save(output)
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Several processes: how many were asked for, how they share a step's rows, and what each launcher needs."""
+"""Several processes: how many were asked for, whether they run, and how they share the rows of a step."""
 
 import os
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from cd4lm.config import require
 from cd4lm.settings import TrainConfig
@@ -33,17 +31,13 @@ class LaunchFile:
             isinstance(tree, dict) and isinstance(tree.get("num_processes"), int),
             f"{path} names no num_processes: it is not an accelerate launch file",
         )
-        deepspeed = tree["deepspeed_config"] if tree.get("distributed_type") == "DEEPSPEED" else None
-        cpu, fsdp = bool(tree.get("use_cpu")), tree.get("distributed_type") == "FSDP"
-        return LaunchFile(path, tree["num_processes"], tree.get("num_machines", 1), cpu, deepspeed, fsdp)
+        kind, machines = tree.get("distributed_type"), tree.get("num_machines", 1)
+        deepspeed = tree["deepspeed_config"] if kind == "DEEPSPEED" else None
+        return LaunchFile(path, tree["num_processes"], machines, bool(tree.get("use_cpu")), deepspeed, kind == "FSDP")
 
-
-def processes_asked(train: TrainConfig) -> int:
-    """NUM_PROCESSES of the environment, else the launch file's number, else one."""
-    asked = processes_of_environment()
-    if asked is not None:
-        return asked
-    return 1 if train.launch is None else LaunchFile.read(train.launch).processes
+    @staticmethod
+    def of(train: TrainConfig) -> "LaunchFile | None":
+        return None if train.launch is None else LaunchFile.read(train.launch)
 
 
 def processes_of_environment() -> int | None:
@@ -53,8 +47,14 @@ def processes_of_environment() -> int | None:
     return None if asked is None else int(asked)
 
 
+def processes_asked(train: TrainConfig) -> int:
+    """NUM_PROCESSES of the environment, else the launch file's number, else one."""
+    asked, file = processes_of_environment(), LaunchFile.of(train)
+    return asked or (1 if file is None else file.processes)
+
+
 def check_world_size(train: TrainConfig) -> None:
-    """Stop if fewer processes run than were asked for, which launchers do without a word."""
+    """Raise ValueError if fewer processes run than were asked for: some launchers start fewer without an error."""
     asked, running = processes_asked(train), int(os.environ.get("WORLD_SIZE", "1"))
     require(
         asked == running,
@@ -64,12 +64,9 @@ def check_world_size(train: TrainConfig) -> None:
 
 
 def rows_per_step(train: TrainConfig) -> int:
-    """Rows of one optimiser step: global_batch, or batch_size x accumulation on the processes of the config's file."""
-    if train.global_batch is not None:
-        return train.global_batch
-    return (
-        train.batch_size * train.accumulation * (1 if train.launch is None else LaunchFile.read(train.launch).processes)
-    )
+    """Rows of one optimizer step: global_batch, or batch_size x accumulation on the processes of the config's file."""
+    file = LaunchFile.of(train)
+    return train.global_batch or train.batch_size * train.accumulation * (1 if file is None else file.processes)
 
 
 def split_step(train: TrainConfig, processes: int) -> tuple[int, int]:
@@ -88,30 +85,9 @@ def split_step(train: TrainConfig, processes: int) -> tuple[int, int]:
     return batch, share // batch
 
 
-def on_cpu() -> bool:
-    """Whether training runs on the CPU."""
-    return not torch.cuda.is_available()
-
-
 def prepare_deepspeed() -> None:
     """Before a Trainer on a CPU: without this DeepSpeed compiles a shared-memory extension for minutes at start-up."""
-    if on_cpu() and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+    if not torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         import deepspeed
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def shard_frozen(model: torch.nn.Module, blocks, device: torch.device) -> torch.nn.Module:
-    """Spread a frozen model over all processes, each block gathered only while it computes (FSDP2).
-
-    It works beside any way of training the student; every process must call the model equally often.
-    Raises ValueError with one process, where there is nothing to spread over.
-    """
-    require(
-        torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
-        "shard_teacher=true needs several processes: start with NUM_PROCESSES or a launch file",
-    )
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for block in blocks:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)

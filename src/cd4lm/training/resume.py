@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: where, with which settings, and whether the disk can hold what it will write."""
+"""Resume an interrupted run: its last checkpoint, its settings, and the disk space that it needs."""
 
 import json
 import os
@@ -42,9 +42,9 @@ def flat(tree: dict, where: str = "") -> dict:
 
 
 def check_resume(config, folder: Path, *, free: Collection[str] = ()) -> None:
-    """Refuse to continue the run in folder with other settings than its config.yaml, naming every difference.
+    """Raise ValueError if config differs from the config.yaml of the run in folder, naming every difference.
 
-    free: top-level settings that do not change what training computes. Every other one counts, also those to come.
+    free: top-level settings that may differ, because training does not depend on them.
     """
     saved = folder / "config.yaml"
     require(saved.is_file(), f"{folder} holds checkpoints but no config.yaml: resume is unsafe, use another folder")
@@ -56,12 +56,12 @@ def check_resume(config, folder: Path, *, free: Collection[str] = ()) -> None:
 
 
 def run_bytes(parameters: int) -> int:
-    """What a run of a model writes at most: the checkpoints kept, one more while they rotate, and the student."""
+    """Most bytes that a run writes: the checkpoints kept, one more while the oldest is replaced, and the student."""
     return parameters * (BYTES_PER_PARAMETER * (KEPT_CHECKPOINTS + 1) + 4)
 
 
 def check_output(folder: Path, needed: int) -> None:
-    """Try to write into folder and ask for `needed` bytes less those already there. Raises OSError or ValueError."""
+    """Raise OSError if folder cannot be written, ValueError if it has no room for `needed` bytes, less those there."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{os.getpid()}"
     try:

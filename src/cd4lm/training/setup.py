@@ -1,10 +1,12 @@
-"""The two models of a distillation, in the precision and arrangement that the settings ask for."""
+"""Teacher and student of a run: whether they fit, their precision, adapters, sharding, and the forward of both."""
 
 import importlib.util
 import os
 from collections.abc import Callable
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -57,12 +59,12 @@ def low_precision(config: TrainConfig) -> torch.dtype:
 
 
 def teacher_dtype(config: TrainConfig) -> torch.dtype:
-    """What a separate teacher's weights are kept in."""
+    """The dtype of a separate teacher's weights."""
     return low_precision(config) if config.teacher_dtype == "auto" else getattr(torch, config.teacher_dtype)
 
 
 def is_own_teacher(config: ExperimentConfig) -> bool:
-    """Whether the teacher is the student with its adapters off: not where the student starts from other weights."""
+    """Whether the teacher is the student with its adapters off, which it cannot be if the student starts elsewhere."""
     return config.lora is not None and config.init_from is None
 
 
@@ -113,8 +115,8 @@ def start_model(config: ExperimentConfig, dtype: torch.dtype) -> DiffusionLM:
 def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch.nn.Module:
     """The student: every weight trained, or with adapters on a base that never changes.
 
-    masters_elsewhere: DeepSpeed keeps float32 masters itself; else a fully trained student's own weights are them.
-    LoRA's base is kept in low precision, its adapters in float32.
+    masters_elsewhere: DeepSpeed keeps float32 master weights; otherwise a fully trained student is float32 itself.
+    With LoRA the base is in low precision, the adapters in float32.
     """
     whole = config.lora is None and not masters_elsewhere
     student = start_model(config, torch.float32 if whole else low_precision(config.train))
@@ -129,10 +131,26 @@ def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch
 
 
 def compile_blocks(model: DiffusionLM, config: TrainConfig) -> None:
-    """torch.compile each block in place: one compilation serves all, names in the checkpoint stay, the loss is left."""
+    """torch.compile each block in place: they share one compilation, and the names in the checkpoint do not change."""
     if config.compile:
         for block in model.blocks:
             block.compile(dynamic=True)
+
+
+def shard_frozen(model: DiffusionLM, device: torch.device) -> None:
+    """Spread a frozen model over all processes, each block gathered only while it computes (FSDP2).
+
+    It works beside any way of training the student; every process must call the model equally often.
+    Raises ValueError with one process, where there is nothing to spread over.
+    """
+    require(
+        torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
+        "shard_teacher=true needs several processes: start with NUM_PROCESSES or a launch file",
+    )
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    model.requires_grad_(False)
+    for part in (*model.blocks, model):
+        fully_shard(part, mesh=mesh)
 
 
 def forward_both(
@@ -146,7 +164,7 @@ def forward_both(
     adapted: torch.nn.Module,
     attention: str | None = None,
 ) -> torch.Tensor:
-    """loss(student's Rows, teacher's Rows or None), called where both heads' weights are at hand.
+    """loss(student's Rows, teacher's Rows or None), called while both heads' weights are gathered.
 
     model: the student as the launcher wrapped it. context: attention_mask (B, L) and prompt_length (B,).
     student, teacher: (input_ids (B, L), bool (B, L) where to take rows).
@@ -165,7 +183,7 @@ def forward_both(
         with torch.no_grad(), adapted.disable_adapter():
             h_t = run(model, teacher, lambda h, _: h, attention)
         return run(model, student, lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
-    # The frozen teacher runs inside the student's head: its own head's weight, too, is there only while it runs.
+    # The teacher's head is gathered only while it runs, so it runs inside the student's head.
     return run(
         model,
         student,

@@ -16,58 +16,48 @@ import torch
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from cd4lm.config import command_line, dump, exit_with_message, load, require
-from cd4lm.data.rows import read_jsonl
 from cd4lm.model import DiffusionConfig
 from cd4lm.model.loading import load_config, load_tokenizer, model_of
 from cd4lm.settings import ExperimentConfig, TrainConfig
-from cd4lm.training.cad_eval import CADEvaluator, score_of
 from cd4lm.training.cdlm import CDLMTrainer
 from cd4lm.training.consistency_loss import DSCDTrainer
 from cd4lm.training.export import full_weights, write_released
-from cd4lm.training.inputs import answer_data, check_trajectories, trajectory_data
-from cd4lm.training.processes import (
-    check_world_size,
-    on_cpu,
-    prepare_deepspeed,
-    processes_asked,
-    rows_per_step,
-    shard_frozen,
-    split_step,
-)
+from cd4lm.training.inputs import answer_data, cad_evaluator, check_trajectories, trajectory_data
+from cd4lm.training.processes import check_world_size, prepare_deepspeed, processes_asked, rows_per_step, split_step
 from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 from cd4lm.training.setup import (
     build_student,
     build_teacher,
     check_fit,
     check_packages,
+    shard_frozen,
     student_config,
 )
-from cd4lm.training.student_trainer import StudentTrainer
+from cd4lm.training.trainer import StudentTrainer
 
 NOT_TRAINING = ("output_dir", "evaluate", "also")  # settings that a resumed run may change
 
 
 def checkpointing() -> dict:
-    """transformers' words for recomputed activations; from 5.24 on it warns of the old ones."""
+    """transformers' arguments for recomputed activations, under the name that its version knows (new in 5.24)."""
     names = {field.name for field in fields(TrainingArguments)}
-    word = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     # The reentrant kind needs inputs with a gradient, which frozen embeddings do not give.
-    return {word: True, f"{word}_kwargs": {"use_reentrant": False}}
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def training_arguments(
     config: TrainConfig, examples: int, checkpoints: Path, *, cad_eval: bool = False
 ) -> TrainingArguments:
-    """Our settings in transformers' words, for a data set of so many examples.
+    """Our settings as transformers' arguments, for a data set of so many examples.
 
-    cad_eval: the best checkpoint is the one CAD does best with, instead of the one with the least loss.
+    cad_eval: the best checkpoint is the one with the highest CAD score, instead of the one with the lowest loss.
     """
-    processes = processes_asked(config)
+    processes, on_cpu = processes_asked(config), not torch.cuda.is_available()
     batch_size, accumulation = split_step(config, processes)
-    steps = math.ceil(config.epochs * examples / rows_per_step(config))
     return TrainingArguments(
         output_dir=str(checkpoints),
-        max_steps=steps if config.max_steps is None else config.max_steps,
+        max_steps=config.max_steps or math.ceil(config.epochs * examples / rows_per_step(config)),
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_steps,
@@ -92,10 +82,10 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=[],
         report_to=[],
-        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead of vanishing from the log
+        logging_nan_inf_filter=False,  # what is not finite stops the run and must not be left out of the log
         ddp_find_unused_parameters=False,
-        ddp_backend="gloo" if on_cpu() and processes > 1 else None,
-        use_cpu=on_cpu(),
+        ddp_backend="gloo" if on_cpu and processes > 1 else None,
+        use_cpu=on_cpu,
     )
 
 
@@ -106,7 +96,7 @@ def parameter_count(config: DiffusionConfig) -> int:
 
 
 def bytes_to_write(trainer: StudentTrainer, config: ExperimentConfig) -> int:
-    """What checkpoints and student take on disk at most; of a student with adapters, checkpoints hold those alone."""
+    """Most bytes that checkpoints and student take on disk; with adapters, checkpoints hold the adapters alone."""
     whole = parameter_count(trainer.model.config)
     if config.lora is None:
         return run_bytes(whole)
@@ -133,60 +123,55 @@ def merged_weights(trainer: DSCDTrainer) -> dict[str, torch.Tensor]:
     return merged.state_dict()
 
 
-def cad_evaluator(config: ExperimentConfig, tokenizer) -> CADEvaluator | None:
-    """The evaluator of cad_eval on the first problems of the validation split."""
-    if config.cad_eval is None:
-        return None
-    rows = read_jsonl(Path(config.data.dir) / "validation.jsonl")[: config.cad_eval.problems]
-    return CADEvaluator(rows, tokenizer, config.format, config.cad_eval, score_of(config.cad_eval.metric))
+def check_models(config: ExperimentConfig, tokenizer) -> None:
+    """Raise ValueError for models, tokenizer or adapters that do not fit each other, before any weights are read."""
+    check_packages(config)
+    for folder in dict.fromkeys((config.teacher, config.init_from or config.teacher)):
+        check_fit(load_config(folder), tokenizer, config.format, folder)
+    student = student_config(config)
+    if config.lora is not None:
+        from cd4lm.training.lora import check_targets  # needs peft, which nothing else does
+
+        check_targets(student, config.lora.targets)
+
+
+def check_processes(config: TrainConfig, arguments: TrainingArguments) -> None:
+    """Raise ValueError unless the processes asked for see each other, each with one device."""
+    require(
+        arguments.world_size == processes_asked(config) and arguments.n_gpu <= 1,
+        f"{arguments.world_size} processes see each other and each sees {max(1, arguments.n_gpu)} device(s), but "
+        f"{processes_asked(config)} were asked for: start with python -m cd4lm.training.launch",
+    )
 
 
 def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
     """Student, teacher and data, ready to train. Raises ValueError for unusable input."""
     prepare_deepspeed()
     set_seed(config.train.seed)
-    check_packages(config)
     tokenizer = load_tokenizer(config.teacher)
-    for folder in dict.fromkeys((config.teacher, config.init_from or config.teacher)):
-        check_fit(load_config(folder), tokenizer, config.format, folder)
-    start = student_config(config)
-    if config.lora is not None:
-        from cd4lm.training.lora import check_targets  # needs peft, which nothing else does
-
-        check_targets(start, config.lora.targets)
-    data = answer_data(config, tokenizer) if config.cdlm is None else trajectory_data(config, tokenizer)
+    check_models(config, tokenizer)
+    is_cdlm = config.cdlm is not None
+    data = (trajectory_data if is_cdlm else answer_data)(config, tokenizer)
     common = {
         "cad_eval": cad_evaluator(config, tokenizer),
         "group_by_length": config.train.group_by_length,
         "folder": output,
-        "max_skipped_steps": config.train.max_skipped_steps,
         "callbacks": [] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
     }
     # Before the arguments: once they exist, ZeRO-3 would partition the teacher too, which only its own engine can run.
-    teacher = build_teacher(config) if config.cdlm is None else None
-    teacher_head = None if config.cdlm is None else check_trajectories(config, tokenizer)
-    arguments = training_arguments(
-        config.train, len(data["train_dataset"]), output / "checkpoints", cad_eval=config.cad_eval is not None
-    )
-    require(
-        arguments.world_size == processes_asked(config.train) and arguments.n_gpu <= 1,
-        f"{arguments.world_size} processes see each other and each sees {max(1, arguments.n_gpu)} device(s), but "
-        f"{processes_asked(config.train)} were asked for: start with python -m cd4lm.training.launch",
-    )
+    teacher = None if is_cdlm else build_teacher(config)
+    teacher_head = check_trajectories(config, tokenizer) if is_cdlm else None
+    examples, cad_eval = len(data["train_dataset"]), config.cad_eval is not None
+    arguments = training_arguments(config.train, examples, output / "checkpoints", cad_eval=cad_eval)
+    check_processes(config.train, arguments)
     if config.train.shard_teacher and teacher is not None:
-        shard_frozen(teacher.requires_grad_(False), teacher.blocks, arguments.device)
+        shard_frozen(teacher, arguments.device)
     student = build_student(config, masters_elsewhere=arguments.deepspeed_plugin is not None)
-    if config.cdlm is not None:
-        objective = {
-            "cdlm": config.cdlm,
-            "teacher_head": teacher_head,
-            "block_length": config.trajectories.block_length,
-            "grid": config.trajectories.grid,
-        }
-        return CDLMTrainer(student, arguments, **objective, **common, **data)
-    attention = load_config(config.teacher).attention
-    objective = {"dscd": config.dscd, "teacher": teacher, "teacher_attention": attention}
-    return DSCDTrainer(student, arguments, **objective, **common, **data)
+    if is_cdlm:
+        blocks = {"block_length": config.trajectories.block_length, "grid": config.trajectories.grid}
+        return CDLMTrainer(student, arguments, cdlm=config.cdlm, teacher_head=teacher_head, **blocks, **common, **data)
+    whose = {"teacher": teacher, "teacher_attention": load_config(config.teacher).attention}
+    return DSCDTrainer(student, arguments, dscd=config.dscd, **whose, **common, **data)
 
 
 def train(config: ExperimentConfig) -> None:

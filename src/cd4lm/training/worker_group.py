@@ -1,8 +1,9 @@
-"""A launcher of several processes that adds no traceback to what its processes have said themselves.
+"""Run torchrun or accelerate so that a failed process ends the group with its own error and exit status alone.
 
-    python -m cd4lm.training.worker_group torch.distributed.run --nproc_per_node 2 -m cd4lm.training.train configs/tiny.yaml
+    python -m cd4lm.training.worker_group torch.distributed.run --nproc_per_node 2 -m cd4lm.training.train CONFIG
 
-cd4lm.training.launch starts torchrun and accelerate through this. The exit status is that of the first process that failed.
+By themselves both print a traceback of their own after the error of the process and exit with status 1.
+cd4lm.training.launch starts them through this module.
 """
 
 import logging
