@@ -10,18 +10,17 @@ from pathlib import Path
 from lm_eval.evaluator import evaluate
 
 from cd4lm.config import require
-from cd4lm.data.examples import end_ids
-from cd4lm.decoding import Decoder, DecodingOptions
+from cd4lm.decoding import Decoder
 from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
 from cd4lm.model.checkpoint import check_folder
-from cd4lm.model.loading import best_device, load_config, load_tokenizer
+from cd4lm.model.loading import best_device, tokenizer_for_inference
 from evaluation.compare import summarise
 from evaluation.dllm_eval import task_list
 from evaluation.dllm_eval.answers import AnswerLog
 from evaluation.dllm_eval.model import DTYPES, LLaDA, join_processes
 from evaluation.dllm_eval.options import PREFIX, ModelOptions, is_ours, task_options
 from evaluation.dllm_eval.scoring import AGGREGATIONS, Judge, Progress
-from evaluation.metrics.verdict import Scoring
+from evaluation.metrics.verdict import RIGHT, Scoring
 from evaluation.report import run_table, table
 from evaluation.run import Run
 
@@ -48,8 +47,7 @@ def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: Model
     model = LLaDA(**asdict(options), batch_size=arguments.batch_size, seed=arguments.seed, log=log, progress=progress)
     found = run_lm_eval(arguments, model, loaded)
     if found is not None:
-        about = about_run(arguments, settings, model)
-        write_results(arguments, found, about, decoders)
+        write_results(arguments, found, about_run(arguments, settings, model), decoders)
 
 
 def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict) -> None:
@@ -67,10 +65,9 @@ def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict) -> N
 
 def decoders_of(loaded: dict, pretrained: str, seed: int) -> dict[str, Decoder]:
     """How each generating task will be decoded. Raises ValueError for settings that cannot be, before any weights."""
-    model_config, eos_ids = load_config(pretrained), end_ids(load_tokenizer(pretrained))
-    stored = DecodingOptions.stored(pretrained)
+    tokenizer = tokenizer_for_inference(pretrained)
     return {
-        name: task_options(task.config.generation_kwargs, seed)[0].decoder(model_config, eos_ids, stored)
+        name: task_options(task.config.generation_kwargs, seed)[0].for_checkpoint(pretrained, tokenizer)
         for name, task in loaded["tasks"].items()
         if task.get_config("output_type") == "generate_until"
     }
@@ -128,7 +125,8 @@ def run_lm_eval(arguments: argparse.Namespace, model: LLaDA, loaded: dict) -> di
 
 def about_run(arguments: argparse.Namespace, settings: dict, model: LLaDA) -> dict:
     """What all tasks of a run have in common, for run.json and results.json."""
-    checkpoint = {"name": settings["model_args"]["pretrained"]} | {k: settings[k] for k in ("weights", "dtype")}
+    folder = settings["model_args"]["pretrained"]
+    checkpoint = {"name": folder, "folder": folder} | {name: settings[name] for name in ("weights", "dtype")}
     return {
         "name": arguments.name or arguments.output_path.resolve().name,
         "model": checkpoint,
@@ -141,10 +139,9 @@ def about_run(arguments: argparse.Namespace, settings: dict, model: LLaDA) -> di
 
 def document(row: dict) -> dict:
     """A line of documents.jsonl from lm-eval's record of a document."""
-    response = row["filtered_resps"][0]
-    right = next((outcome for outcome in row["outcomes"] if outcome == "right"), row["outcomes"][0])
-    line = {"id": row["doc_id"], "doc": row["doc"], "response": response, "outcome": right}
-    line |= {name: row[name] for name in AGGREGATIONS}
+    response, outcomes = row["filtered_resps"][0], row["outcomes"]
+    line = {"id": row["doc_id"], "doc": row["doc"], "response": response}
+    line |= {"outcome": RIGHT if RIGHT in outcomes else outcomes[0]} | {name: row[name] for name in AGGREGATIONS}
     return line if isinstance(response, list) else {k: v for k, v in line.items() if k != "outcomes"}
 
 
@@ -167,7 +164,8 @@ def write_results(arguments: argparse.Namespace, found: dict, about: dict, decod
     results = {"tasks": summaries, "lm_eval": found["results"], "about": about}
     write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False, default=str) + "\n")
     stock = {task: metrics for task, metrics in found["results"].items() if task not in ours}
-    text = "\n\n".join([run_table({"runs": summaries})] * bool(summaries) + [stock_table(stock)] * bool(stock))
+    shown = {f"{task} ({numbers['documents']})": numbers for task, numbers in summaries.items()}
+    text = "\n\n".join([run_table({"runs": shown})] * bool(shown) + [stock_table(stock)] * bool(stock))
     write_text(folder / "results.md", text + "\n")
     print(f"{text}\nwrote {folder}/results.json")
 
@@ -180,12 +178,6 @@ def stock_table(results: dict) -> str:
             metric, _, kind = name.partition(",")
             if isinstance(value, (int, float)) and kind and not metric.endswith("_stderr"):
                 error = metrics.get(f"{metric}_stderr,{kind}", "none")
-                rows.append(
-                    [
-                        task,
-                        f"{metric} ({kind})",
-                        f"{value:.4f}",
-                        format(error, ".4f" if isinstance(error, float) else ""),
-                    ]
-                )
+                error = f"{error:.4f}" if isinstance(error, float) else error
+                rows.append([task, f"{metric} ({kind})", f"{value:.4f}", error])
     return table(["task", "metric", "value", "standard error"], rows)

@@ -63,7 +63,7 @@ METRIC_LIST = [
 
 
 def measures(responses: Sequence[Response], verdicts: Sequence[Verdict]) -> dict:
-    """A document's measures. Several responses: right if one is (pass@k with n = k), costs are means, place the last's."""
+    """A document's measures. Several responses: right if one is (pass@k with n = k), costs are means, clock the last's."""
     costs = [response.cost for response in responses]
     last = max(costs, key=lambda cost: (cost.session, cost.clock))
     return {
@@ -86,8 +86,7 @@ class Progress:
     def __init__(self, judge: Judge, show: bool):
         self.judge, self.show = judge, show
         self.nfe: list[int] = []
-        self.verdicts: dict[tuple[str, int], list[Future]] = defaultdict(list)
-        self.repeats: dict[tuple[str, int], int] = {}
+        self.verdicts: dict[tuple[str, int, int], list[Future]] = defaultdict(list)  # by task, doc_id and repeats
 
     def start(self, total: int) -> None:
         self.bar = tqdm(total=total, unit="answer", disable=not self.show, dynamic_ncols=True)
@@ -97,15 +96,14 @@ class Progress:
         if isinstance(answer, Response):
             self.nfe.append(answer.cost.nfe)
             if is_ours(instance.task_name):
-                place = (instance.task_name, instance.doc_id)
-                self.repeats[place] = instance.repeats
-                self.verdicts[place].append(self.judge.submit(instance.task_name, instance.doc, answer))
+                verdict = self.judge.submit(instance.task_name, instance.doc, answer)
+                self.verdicts[instance.task_name, instance.doc_id, instance.repeats].append(verdict)
         self.bar.set_postfix(self.so_far(), refresh=False)
         self.bar.update()
 
     def so_far(self) -> dict[str, str]:
-        whole = [v for place, v in self.verdicts.items() if len(v) == self.repeats[place] and all(f.done() for f in v)]
-        right = [any(verdict.result().right for verdict in verdicts) for verdicts in whole]
+        judged = {place: [f.result().right for f in own if f.done()] for place, own in self.verdicts.items()}
+        right = [any(own) for (*_, repeats), own in judged.items() if len(own) == repeats]
         shown = {"accuracy": f"{sum(right) / len(right):.1%} of {len(right)}"} if right else {}
         return shown | ({"NFE": f"{sum(self.nfe) / len(self.nfe):.1f}"} if self.nfe else {})
 

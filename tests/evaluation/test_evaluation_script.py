@@ -42,6 +42,20 @@ doc_to_target: "{{{{label}}}}"
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
 
+WRITING_TASK = """
+task: tiny_writing
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/choice.jsonl}}}}
+output_type: generate_until
+test_split: test
+fewshot_split: test
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{choices[0]}}}}"
+generation_kwargs: {{until: ["\\n"], do_sample: false, max_gen_toks: 20}}
+filter_list: [{{name: digits, filter: [{{function: regex, regex_pattern: "([0-9])"}}, {{function: take_first}}]}}]
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -58,6 +72,7 @@ def world(tmp_path_factory):
         write_jsonl(folder / "data" / task / f"{file}.jsonl", rows)
     (folder / "tasks").mkdir()
     (folder / "tasks/tiny_choice.yaml").write_text(CHOICE_TASK.format(folder=folder))
+    (folder / "tasks/tiny_writing.yaml").write_text(WRITING_TASK.format(folder=folder))
     choices = [{"question": f"{i} plus 1 is", "choices": [str(i + 1), "seven"], "label": i % 2} for i in range(4)]
     write_jsonl(folder / "choice.jsonl", choices)
     return folder
@@ -101,7 +116,8 @@ class TestEvaluation:
         assert all(d["nfe"] and 0 < d["seconds"] <= d["clock"] for d in run.documents)
         assert (run.name, run.task, run.about["seed"]) == ("whole", "gsm8k", 42)
         assert run.about["decoder"]["confidence_threshold"] == 0.95 and run.about["decoder"]["seed"] == 42
-        assert {"model", "settings", "prompts", "processes", "provenance"} <= run.about.keys()
+        assert run.about["model"].keys() == {"name", "folder", "weights", "dtype"}
+        assert {"settings", "prompts", "processes", "provenance"} <= run.about.keys()
 
     def test_lm_evals_results_are_those_of_the_run(self, world, whole):
         numbers, lm_eval = summarise(Run.read(world / "whole")), whole["lm_eval"]["dllm_gsm8k"]
@@ -164,6 +180,16 @@ class TestEvaluation:
         answers = read_jsonl(world / "choice/answers.0.jsonl")
         assert len(answers) == 8 and all(answer["log_likelihood"][0] < 0 for answer in answers)
         assert "tiny_choice | acc (none)" in (world / "choice/results.md").read_text()
+
+    def test_a_task_of_lm_evals_that_generates(self, world):
+        more = ("--tasks", "tiny_writing", "--include_path", world / "tasks", "--gen_kwargs", "", "--num_fewshot", 1)
+        results = run_here(world, "writing", *more, "--apply_chat_template")
+        assert 0 <= results["lm_eval"]["tiny_writing"]["exact_match,digits"] <= 1
+        rows = read_jsonl(world / "writing/lm_eval_samples_tiny_writing.jsonl")
+        assert all(row["arguments"][0][0].count("plus 1 is") == 2 for row in rows)
+        assert all("assistant<|end_header_id|>" in row["arguments"][0][0] for row in rows)
+        answers = read_jsonl(world / "writing/answers.0.jsonl")
+        assert all(answer["cost"]["tokens"] <= 32 and "\n" not in answer["text"] for answer in answers)
 
     def test_programs_of_two_tasks_and_several_samples(self, world):
         more = ("--tasks", "dllm_humaneval,dllm_mbpp", "--confirm_run_unsafe_code", "--gen_kwargs", "gen_length=16")
