@@ -1,19 +1,16 @@
 """Decode and score rows with one decoder: the documents of a run, for the embedded report, tuning and the study."""
 
 import difflib
-import importlib
 from collections.abc import Callable
 
 import torch
 from tqdm import tqdm
 
+from cd4lm.data import tiny_task
 from cd4lm.data.examples import encode_prompt
 from cd4lm.decoding import Decoder, generate
+from evaluation.metrics.scoring import METRICS
 from evaluation.metrics.verdict import NO_ANSWER, RIGHT, WRONG
-
-# Modules with score(doc, response), by the name that command lines take.
-METRICS = {name: f"evaluation.metrics.{name}" for name in ("gsm8k", "math500", "humaneval", "mbpp")}
-METRICS["tiny"] = "cd4lm.data.tiny_task"
 
 
 def measure(
@@ -52,8 +49,9 @@ def measure(
 
 def scorer(name: str) -> Callable[[dict, str], bool]:
     """The `score(doc, response)` of a metric, or ValueError that names those there are."""
-    if name in METRICS:
-        return importlib.import_module(METRICS[name]).score
-    close = difflib.get_close_matches(name, METRICS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(METRICS)}"
+    known = {"tiny": tiny_task} | METRICS
+    if name in known:
+        return known[name].score
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
     raise ValueError(f"metric {name!r} is unknown: {hint}")

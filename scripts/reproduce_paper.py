@@ -123,7 +123,7 @@ def check(plan: Plan) -> None:
     )
     if plan.data_dir is not None:
         for task in plan.tasks:
-            local_file(task, plan.data_dir)
+            local_file(f"dllm_{task}", plan.data_dir)
     for student in plan.students:
         config = load(ExperimentConfig, plan.config(student), plan.settings(student))
         check_experiment(config)

@@ -14,14 +14,6 @@ from evaluation.metrics.mbpp import TEST_IDS
 
 FOLDER = Path(__file__).parent / "tasks"
 OURS = sorted(path.stem for path in FOLDER.glob(f"{PREFIX}*.yaml"))
-FILES = {
-    "gsm8k": "gsm8k/test.jsonl",
-    "math500": "math500/test.jsonl",
-    "humaneval": "humaneval/test.jsonl",
-    "humaneval_plus": "humaneval_plus/test.jsonl",
-    "mbpp": "mbpp/all.jsonl",
-    "mbpp_plus": "mbpp_plus/test.jsonl",
-}
 
 
 def mbpp_test_split(docs):
@@ -29,9 +21,14 @@ def mbpp_test_split(docs):
     return docs.filter(lambda row: row["task_id"] in TEST_IDS)
 
 
+def read_task(name: str) -> dict:
+    """The YAML of one of our tasks."""
+    return load_yaml(FOLDER / f"{name}.yaml", resolve_func=True)
+
+
 def local_file(task: str, data_dir: Path) -> Path:
     """The file of a task's rows in a local folder. Raises ValueError if it is not there."""
-    path = data_dir / FILES[task.removeprefix(PREFIX)]
+    path = data_dir / read_task(task)["metadata"]["file"]
     require(
         path.is_file(),
         f"{path} does not exist: --data_dir must hold it for {task} (or leave --data_dir out for the hub)",
@@ -41,7 +38,7 @@ def local_file(task: str, data_dir: Path) -> Path:
 
 def our_task(name: str, data_dir: Path | None, samples: int, judge: Judge) -> dict:
     """The configuration of one of our tasks: its YAML, its scoring, and where its data lies."""
-    task = load_yaml(FOLDER / f"{name}.yaml", resolve_func=True)
+    task = read_task(name)
     task |= {"process_results": judge.process_results(name), "metric_list": METRIC_LIST}
     if data_dir is not None:
         data = {"data_files": {"test": str(local_file(name, data_dir))}}

@@ -73,9 +73,7 @@ def serve() -> None:
             gold, answer = (parse(text, parsing_timeout=None) for text in json.loads(line))
             right = bool(answer) and verify(gold, answer, timeout_seconds=None)
             outcome = "right" if right else "wrong" if answer else "no_answer"
-        except (
-            Exception
-        ):  # MemoryError, RecursionError and what sympy raises: an outcome of its own, counted in the results
+        except Exception:  # MemoryError, RecursionError, what sympy raises: an outcome of its own in the results
             outcome = "error"
         print(outcome, file=answers, flush=True)
 
