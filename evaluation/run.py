@@ -16,8 +16,6 @@ from cd4lm.config import require
 from cd4lm.data.rows import read_jsonl
 from cd4lm.io import write_json, write_text
 
-COSTS = ("nfe", "tokens", "seconds", "truncated")
-
 
 @dataclass(frozen=True)
 class Run:

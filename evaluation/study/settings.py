@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cd4lm.config import STRICT, Count, Number, Positive, Probability, load, require
-from cd4lm.decoding import DecodeConfig
+from cd4lm.decoding import DecodeConfig, DecodingOptions
 from cd4lm.settings import ExperimentConfig
 
 TEACHER = "teacher"
@@ -166,7 +166,7 @@ def experiment_of(study: StudyConfig, cell: Cell, output: Path | None = None) ->
     return load(ExperimentConfig, path, overrides)
 
 
-def decoding_of(study: StudyConfig, mask_id: int, eos_ids: tuple[int, ...], **changes) -> DecodeConfig:
+def decoding_of(study: StudyConfig, model_config, eos_ids: tuple[int, ...], **changes) -> DecodeConfig:
     """What every decoder of the study shares, with changes for one measure."""
     shared = {"gen_length": study.gen_length, "block_length": study.block_length, "seed": study.seed}
-    return DecodeConfig(mask_id=mask_id, eos_ids=eos_ids, **(shared | changes))
+    return DecodingOptions(**(shared | changes)).decoder(model_config, eos_ids).config

@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from cd4lm.data.examples import encode_prompt, end_ids
 from cd4lm.decoding import DecodeConfig, DecodeResult, decode_stream
-from cd4lm.decoding.config import exact_cache
 from cd4lm.decoding.policies import Policy
 from cd4lm.model import DiffusionLM
 from cd4lm.model.loading import load_for_inference
@@ -39,8 +38,7 @@ class Subject:
 
     def decoding(self, **changes) -> DecodeConfig:
         """The study's decoding, with the fastest cache that changes no token."""
-        changes = {"cache": exact_cache(self.model.config.attention)} | changes
-        return decoding_of(self.study, self.mask_id, end_ids(self.tokenizer), **changes)
+        return decoding_of(self.study, self.model.config, end_ids(self.tokenizer), **changes)
 
     def decode(self, count: int, policy: Policy, **changes) -> DecodeResult:
         """Answers to the first `count` problems, with everything the engine tells about them."""

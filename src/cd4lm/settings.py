@@ -218,7 +218,6 @@ class EvaluateConfig:
     split: `test` for the report; `validation` to choose settings, its results go to a folder of that name.
     fixed_steps: budgets of FixedSteps; thresholds: of CAD; headline: the threshold of the report's first sentence.
     margin: accuracy may fall this far under the teacher at one token per step and still count as equal.
-    latency_problems: so many problems are also answered one at a time, to take the latency; 0 = not measured.
     """
 
     split: Literal["test", "validation"] = "test"
@@ -231,7 +230,6 @@ class EvaluateConfig:
     thresholds: tuple[Probability, ...] = (0.95, 0.9, 0.8)
     headline: Number = 0.95
     margin: Annotated[Number, Field(ge=0, lt=1)] = 0.01
-    latency_problems: Annotated[int, Field(ge=0)] = 0
     seed: int = 0
 
     def __post_init__(self):

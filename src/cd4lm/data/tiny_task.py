@@ -28,7 +28,6 @@ WORDINGS = (
 MAX_VALUE = 20
 OPERAND = (1, 4)
 CHAINS = {"tiny": (2, 3, 4), "tiny_long": (6, 7, 8)}  # steps of a problem, by the data set's name
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
