@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lm_eval.evaluator import evaluate
 
-from cd4lm.config import require
+from cd4lm.config import flat, require
 from cd4lm.decoding import Decoder
 from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
 from cd4lm.model.checkpoint import check_folder
@@ -80,14 +80,6 @@ def run_settings(arguments: argparse.Namespace, options: ModelOptions, pairs: di
     model = {"weights": weights_fingerprint(options.pretrained), "dtype": str(dtype).removeprefix("torch.")}
     kept = {name: vars(arguments)[name] for name in taken}
     return json.loads(json.dumps(kept | model | {"model_args": asdict(options), "gen_kwargs": pairs}))
-
-
-def flat(tree: dict, prefix: str = "") -> dict:
-    """A nested dictionary with dotted names."""
-    values = {}
-    for name, value in tree.items():
-        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return values
 
 
 def check_same_run(folder: Path, settings: dict, write: bool) -> None:

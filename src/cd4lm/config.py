@@ -159,6 +159,14 @@ def dump(config, path: str | Path) -> None:
     Path(path).write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
+def flat(tree: dict, where: str = "") -> dict:
+    """A nested dictionary with dotted keys."""
+    items = {}
+    for key, value in tree.items():
+        items |= flat(value, f"{where}{key}.") if isinstance(value, dict) else {where + key: value}
+    return items
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with a message that names the setting, its value and what to do."""
     if not condition:

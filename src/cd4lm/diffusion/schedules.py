@@ -8,7 +8,7 @@ def curriculum_lambda(
 ) -> float:
     """Weight of the consistency loss: initial while warming up, then half a cosine to final (CD4LM, DSCD curriculum).
 
-    step: optimiser steps done, of total_steps; the warm-up lasts int(warmup_ratio * total_steps) of them.
+    step: optimizer steps done, of total_steps; the warm-up lasts int(warmup_ratio * total_steps) of them.
     """
     warmup = int(warmup_ratio * total_steps)
     if step < warmup:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
-from cd4lm.config import load, require
+from cd4lm.config import flat, load, require
 
 GIGABYTE = 1e9
 # float32 weights and two AdamW moments; where the model itself is bf16 its float32 masters take the first part.
@@ -31,14 +31,6 @@ def is_complete(checkpoint: Path) -> bool:
     except (FileNotFoundError, json.JSONDecodeError):
         return False
     return True
-
-
-def flat(tree: dict, where: str = "") -> dict:
-    """A nested dictionary with dotted keys."""
-    items = {}
-    for key, value in tree.items():
-        items |= flat(value, f"{where}{key}.") if isinstance(value, dict) else {where + key: value}
-    return items
 
 
 def check_resume(config, folder: Path, *, free: Collection[str] = ()) -> None:
