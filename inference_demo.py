@@ -78,7 +78,7 @@ def run(answerer: Answerer, question: str, console: Console):
 
 def write_trace(file: Path, question: str, answerers: list[Answerer], found: list) -> None:
     """The page of one run or of two side by side."""
-    from evaluation.trace import run_trace, trace_page
+    from evaluation.trace_page import run_trace, trace_page
 
     names = [(str(a.folder), a.decoder.name) for a in answerers]
     if len({folder for folder, _ in names}) == 1:  # what differs comes first

@@ -6,7 +6,7 @@ import re
 import torch
 
 from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, decode
-from evaluation.trace import run_trace, script_safe, trace_page
+from evaluation.trace_page import run_trace, script_safe, trace_page
 
 HOSTILE = "</script> \u2028 'x' \"y\" %DATA% %SCRIPT% <!--"
 

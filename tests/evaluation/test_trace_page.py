@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps, decode
-from evaluation.trace import run_trace, trace_page
+from evaluation.trace_page import run_trace, trace_page
 from tests.conftest import random_model
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cd4lm.decoding import DecodeResult
 
-PAGE = Path(__file__).with_name("trace_page")
+PAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
