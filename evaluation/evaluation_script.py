@@ -14,7 +14,7 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
-from cd4lm.config import exit_with_message, require
+from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.decoding.options import DecodingOptions
 from evaluation.dllm_eval.options import PREFIX, ModelOptions, generation_pairs, is_ours
 from evaluation.metrics import sandbox
@@ -27,7 +27,7 @@ def names(cls: type) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = CommandParser(__doc__)
     p.add_argument("-m", dest="adapter", choices=["dllm_eval"], default="dllm_eval", help="the adapter package")
     p.add_argument("--model", choices=["LLaDA"], default="LLaDA", help="the model class of the adapter")
     p.add_argument("--tasks", required=True, help="names, separated by commas")

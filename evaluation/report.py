@@ -7,11 +7,10 @@ Runs are folders with run.json and documents.jsonl, or folders of such folders. 
 the others are paired with. Writes report.md, comparison.json and frontier.png, those of several tasks in a folder each.
 """
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from cd4lm.config import exit_with_message, require
+from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.io import write_json, write_text
 from evaluation.compare import compare, families
 from evaluation.run import Run
@@ -169,7 +168,7 @@ def read_runs(paths: list[Path]) -> dict[str, list[Run]]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
     parser.add_argument("--reference", metavar="NAME", help="the run to compare with (default: the first)")
     parser.add_argument("--margin", type=float, default=0.01, help="loss of accuracy that counts as equal (0.01)")

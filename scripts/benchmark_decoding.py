@@ -28,7 +28,7 @@ from benchmarking.machine import about, markdown, matmul_ceiling, require_writab
 from benchmarking.shapes import DIMENSIONS, DTYPES, SHAPES, add_dimension_options
 from tqdm import tqdm
 
-from cd4lm.config import exit_with_message, require
+from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.decoding import ConfidenceAdaptive
 from cd4lm.decoding.checks import check_settings
 from cd4lm.io import write_json
@@ -39,7 +39,7 @@ OF_RANDOM_MODELS = (*DIMENSIONS, "attention", "prompt_length", "answer_length")
 
 
 def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
     source.add_argument("--model_path", type=Path, help="checkpoint folder")

@@ -29,12 +29,12 @@ from benchmarking.machine import about, markdown, require_writable
 from benchmarking.shapes import DTYPES, SHAPES, add_dimension_options, config_of
 from benchmarking.training_steps import VARIANTS, Work, measure
 
-from cd4lm.config import exit_with_message, require
+from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.io import write_json
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="100m")
     add_dimension_options(parser)
     parser.add_argument("--batch", type=int, default=4)

@@ -7,11 +7,10 @@ run.json. Writes FOLDER/table.md and FOLDER/table.json. Accuracies have Wilson's
 clock a bootstrap interval over the same documents.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from cd4lm.config import exit_with_message, require
+from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.io import write_json, write_text
 from evaluation.compare import check_paired, paired, summarise
 from evaluation.report import interval, percent, table
@@ -172,7 +171,7 @@ def markdown(found: dict[str, dict | None]) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("folder", type=Path, help="OUTPUT_DIR of reproduce_paper.sh")
     parser.add_argument("--threshold", type=float, default=0.95, help="CAD's (0.95)")
     arguments = parser.parse_args()

@@ -11,7 +11,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from cd4lm.config import exit_with_message, require
+from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.data import tiny_task
 from cd4lm.data.rows import SOURCES, build_splits, digest, revision_of, write_jsonl
 from cd4lm.data.tiny_task import CHAINS
@@ -20,7 +20,7 @@ from cd4lm.io import write_json
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--dataset", required=True, choices=[*SOURCES, *CHAINS])
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--max_samples", type=int, help="rows to take before splitting (tiny: training rows)")

@@ -19,7 +19,6 @@ finished students, answers and data are kept. Paths are relative to the reposito
   BATCH_SIZE DTYPE PROTOCOL GEN_LENGTH BLOCK_LENGTH   of the evaluation, see evaluation/scripts/common.sh
 """
 
-import argparse
 import json
 import os
 import sys
@@ -29,7 +28,7 @@ from pathlib import Path
 import torch
 from run_experiment import ROOT, check_data, check_experiment, prepare_command, run, run_experiment
 
-from cd4lm.config import exit_with_message, load, require
+from cd4lm.config import CommandParser, exit_with_message, load, require
 from cd4lm.io import weights_fingerprint, write_json
 from cd4lm.model.loading import load_config
 from cd4lm.settings import ExperimentConfig
@@ -83,7 +82,7 @@ class Plan:
 
 
 def parse() -> Plan:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     env = os.environ
     parser.add_argument("--limit", type=int, default=env.get("LIMIT") or None, help="documents of each benchmark (all)")
     parser.add_argument("--confirm_run_unsafe_code", action="store_true", help="run generated programs, in a sandbox")

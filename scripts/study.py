@@ -20,7 +20,7 @@ import torch
 from run_experiment import make_student, prepare
 from tqdm import tqdm
 
-from cd4lm.config import TERMINATED, exit_with_message, load, require
+from cd4lm.config import TERMINATED, CommandParser, exit_with_message, load, require
 from cd4lm.io import provenance, write_json
 from cd4lm.model.checkpoint import check_folder
 from evaluation.study.compare import differences
@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("config", help="YAML file, for instance configs/study.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     what = parser.add_mutually_exclusive_group()

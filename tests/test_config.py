@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from cd4lm.config import ConfigError, dump, load, one_line
+from cd4lm.config import CommandParser, ConfigError, dump, load, one_line
 from cd4lm.settings import CDLMConfig, ExperimentConfig, TrainConfig, TrajectoriesConfig
 from cd4lm.training.pretrain import PretrainConfig
 from evaluation.study.settings import StudyConfig
@@ -138,3 +138,20 @@ def test_published_settings_are_the_papers():
     assert (config.dscd.clamp, config.dscd.kl_positions, config.format.eos) == (5.0, "student", "none")
     assert config.format.prompt_template == "{question} " and config.format.attend_padding
     assert config.train.batch_size * config.train.accumulation * 8 == 64
+
+
+class TestCommandParser:
+    @pytest.mark.parametrize(
+        "words,message",
+        [
+            (["--tresholds", "1"], "unrecognized arguments: --tresholds 1: did you mean --threshold?"),
+            (["--zzz"], "unrecognized arguments: --zzz: --help lists the options"),
+            (["--threshold", "high"], "argument --threshold: invalid float value: 'high': --help lists the options"),
+        ],
+    )
+    def test_a_mistake_is_one_line(self, capsys, words, message):
+        parser = CommandParser("what it does")
+        parser.add_argument("--threshold", type=float)
+        with pytest.raises(SystemExit) as stop:
+            parser.parse_args(words)
+        assert stop.value.code == 2 and capsys.readouterr().err == f"error: {message}\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cd4lm.config import exit_with_message, require
+from cd4lm.config import CommandParser, exit_with_message, require
 from evaluation.intervals import estimate, pass_at_k, resample, wilson
 from evaluation.metrics.scoring import RUNS_CODE, judge_all
 from evaluation.metrics.verdict import OUTCOMES, PROTOCOLS, RIGHT, SANDBOXES, Scoring, Verdict
@@ -141,7 +141,7 @@ def rescore(metric: str, arguments: argparse.Namespace) -> None:
 
 def command(metric: str, description: str) -> None:
     """The command line of a metric."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description)
     parser.add_argument("--res_path", type=Path, required=True, help="folder of a run, or a file of documents")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="default")
     parser.add_argument("--workers", type=int, default=2, help="programs that run at a time")

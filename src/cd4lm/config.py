@@ -180,9 +180,24 @@ def one_line(error: Exception) -> str:
     return sentence(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A command's parser, described by its module; a mistake is one line that names the nearest option."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str):
+        hint = "--help lists the options"
+        if message.startswith("unrecognized arguments"):
+            words = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+            close = difflib.get_close_matches(words[0], self._option_string_actions, n=1) if words else []
+            hint = f"did you mean {close[0]}?" if close else hint
+        self.exit(2, f"error: {message}: {hint}\n")
+
+
 def command_line(description: str) -> tuple[str, list[str]]:
     """The arguments that every command of a config takes: a YAML file, then key=value overrides."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description)
     parser.add_argument("config", help="YAML file, for instance one of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     arguments = parser.parse_args()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from cd4lm.config import require
+from cd4lm.config import CommandParser, require
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.io import ROOT
 
@@ -20,7 +20,7 @@ def default_checkpoint() -> Path:
 
 def parser_of(description: str, leave_out: Sequence[str] = ()) -> argparse.ArgumentParser:
     """A parser with --model_path and the decoding options."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description)
     parser.add_argument("--model_path", type=Path, default=default_checkpoint(), help="checkpoint folder or hub name")
     DecodingOptions.add_arguments(parser, leave_out=leave_out)
     return parser

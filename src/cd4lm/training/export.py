@@ -6,7 +6,6 @@ reads a checkpoint of plain, DDP, ZeRO or FSDP training, and merges a checkpoint
 Training writes its student in the same way when it ends.
 """
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer
 
-from cd4lm.config import exit_with_message, load, require
+from cd4lm.config import CommandParser, exit_with_message, load, require
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.model import DiffusionConfig
 from cd4lm.model.loading import load_tokenizer, model_of
@@ -125,7 +124,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="checkpoint-N folder of a run")
     parser.add_argument("out", type=Path, help="folder to make")
     arguments = parser.parse_args()
