@@ -6,9 +6,7 @@ from evaluation.intervals import holm, mcnemar
 from evaluation.study.estimates import Estimates
 from evaluation.study.resampling import Draws, family_nfe_at, interval, p_value
 from evaluation.study.results import Results
-from evaluation.study.settings import TEACHER, Contrast
-
-LOWER_IS_BETTER = ("nfe", "error_at_threshold", "nll")
+from evaluation.study.settings import Contrast
 
 
 def contrast_row(estimates: Estimates, contrast: Contrast) -> dict | None:
@@ -55,14 +53,6 @@ def side(samples: np.ndarray) -> int:
     return int(low > 0) - int(high < 0)
 
 
-def verdict(row: dict) -> str:
-    """a, b or neither: which of the two does better; a main contrast must also pass after correction."""
-    better = -row["sign"] if row["measure"] in LOWER_IS_BETTER else row["sign"]
-    if better == 0 or (row["main"] and row["p_holm"] >= 0.05):
-        return "neither"
-    return "a" if better > 0 else "b"
-
-
 def contrasts(estimates: Estimates) -> list[dict]:
     """All planned contrasts whose cells are there; p_holm over the main ones, None for the exploratory."""
     rows = [(f"C{i}", contrast_row(estimates, c)) for i, c in enumerate(estimates.results.study.contrasts, start=1)]
@@ -71,7 +61,6 @@ def contrasts(estimates: Estimates) -> list[dict]:
     corrected = dict(zip((row["id"] for row in main), holm([row["p"] for row in main]), strict=True))
     for row in rows:
         row["p_holm"] = corrected.get(row["id"])
-        row["verdict"] = verdict(row)
     return rows
 
 
@@ -123,44 +112,6 @@ def transfer_rows(estimates: Estimates, variant: str, seeds: list[int]) -> dict:
     }
 
 
-def cad_row(estimates: Estimates) -> dict:
-    """What CAD brings to the untrained teacher, against one token per step."""
-    results, count = estimates.results, estimates.problems_of(TEACHER)
-    one = {w: estimates.decoder_mean(TEACHER, results.one_token, w, [], count) for w in ("right", "nfe")}
-    cad = {w: estimates.decoder_mean(TEACHER, results.headline, w, [], count) for w in ("right", "nfe")}
-    equal = estimates.of("nfe", TEACHER, [], count)
-    columns = [results.column(TEACHER, d, "right", [], count)[0] for d in (results.headline, results.one_token)]
-    return {
-        "one_token_accuracy": interval(one["right"]),
-        "one_token_nfe": interval(one["nfe"]),
-        "accuracy_difference": interval(cad["right"] - one["right"]),
-        "mcnemar": mcnemar(*columns),
-        "fewer_at_headline": interval(one["nfe"] / cad["nfe"]),
-        "fewer_at_equal_accuracy": interval(one["nfe"] / equal),
-    }
-
-
-def published_rows(estimates: Estimates) -> list[dict]:
-    """Each student with CAD at the headline threshold against the teacher at one token per step, as papers compare."""
-    results, found = estimates.results, []
-    for variant in results.variants:
-        if variant == TEACHER:
-            continue
-        seeds, count = results.seeds(variant), estimates.problems_of(variant)
-        one = {w: estimates.decoder_mean(TEACHER, results.one_token, w, [], count) for w in ("right", "nfe")}
-        own = {w: estimates.decoder_mean(variant, results.headline, w, seeds, count) for w in ("right", "nfe")}
-        difference = own["right"] - one["right"]
-        found.append(
-            {
-                "variant": variant,
-                "difference": interval(difference),
-                "p": p_value(difference),
-                "fewer": interval(one["nfe"] / own["nfe"]),
-            }
-        )
-    return found
-
-
 def analyse(results: Results) -> dict:
     """The whole analysis as JSON."""
     study = results.study
@@ -168,9 +119,7 @@ def analyse(results: Results) -> dict:
     return {
         "problems": study.problems,
         "target": interval(estimates.target(study.problems)),
-        "cad": cad_row(estimates),
         "contrasts": contrasts(estimates),
         "variants": {variant: variant_row(estimates, variant) for variant in results.variants},
-        "published": published_rows(estimates),
         "missing": [cell.name for cell in results.missing()],
     }

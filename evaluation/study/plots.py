@@ -15,11 +15,8 @@ COLOURS = ["#4c72b0", "#c44e52", "#8c8c8c", "#dd8452", "#937860", "#55a868", "#8
 
 
 def shown(results: Results) -> dict[str, str]:
-    """The variants in the line plots and their colours: the teacher, the main ones, and those they start from."""
-    study = results.study
-    named = [c.a for c in study.contrasts if f"{c.key}" in {k for keys in study.page.values() for k in keys}]
-    order = [TEACHER, *study.main, *(name for name in named if name not in study.main)]
-    names = [name for name in dict.fromkeys(order) if name in results.variants]
+    """The variants in the line plots and their colours: the teacher and the main ones."""
+    names = [name for name in (TEACHER, *results.study.main) if name in results.variants]
     return dict(zip(names, COLOURS, strict=False))
 
 

@@ -33,10 +33,6 @@ class Contrast:
     measure: MEASURES
     main: bool = False
 
-    @property
-    def key(self) -> str:
-        return f"{self.a}/{self.b}/{self.measure}"
-
 
 @dataclass(frozen=True, config=STRICT)
 class StudyConfig:
@@ -49,8 +45,8 @@ class StudyConfig:
     transfer: problems with block lengths and a length of canvas not trained with. margin: accuracy may fall this far
     under the teacher's at one token per step and count as equal. budget: forward passes of accuracy_at_nfe.
     processes: cells at a time, one thread each. report: the page written; its plots and JSON go beside it.
-    labels: what a variant is called in print. page: questions of the page's first part, and the contrasts, as
-    a/b/measure, that answer each. amendments: what was changed in this file after it was first written, and when.
+    labels: what a variant is called in print. amendments: what was changed in this file after it was first
+    written, and when.
     """
 
     experiment: str
@@ -82,7 +78,6 @@ class StudyConfig:
     processes: Count = 1
     report: str = "docs/results.md"
     labels: dict[str, str] = field(default_factory=dict)
-    page: dict[str, tuple[str, ...]] = field(default_factory=dict)
     amendments: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -100,11 +95,6 @@ class StudyConfig:
         named = {*self.main, *self.labels, *(c.a for c in self.contrasts), *(c.b for c in self.contrasts)}
         named |= {needed for settings in self.variants.values() for needed in NEEDED.findall(" ".join(settings))}
         require(named <= known, f"no variant is called {', '.join(sorted(named - known))}: see `variants`")
-
-        planned = {contrast.key for contrast in self.contrasts}
-        for question, keys in self.page.items():
-            for key in keys:
-                require(key in planned, f"page.{question}: {key} is not a planned contrast a/b/measure")
 
     def problems_of(self, variant: str) -> int:
         """How many problems a variant's decoders are measured on."""

@@ -4,21 +4,19 @@ from evaluation.study.results import Results
 from evaluation.study.settings import StudyConfig
 from evaluation.study.text import TOLD, measure_name, p_text, percent, points, span
 
-VERDICTS = {"a": "a does better", "b": "b does better", "neither": "not decided"}
-
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def contrast_table(study: StudyConfig, analysis: dict, main: bool) -> list[str]:
-    """Planned contrasts, main or exploratory."""
-    head = ["row", "claim", "a", "b", "measure", "a [95 %]", "b [95 %]", "a - b [95 %]", "by seed", "p"]
+    """Planned contrasts, main or exploratory; the question is what the plan asked, not what was found."""
+    head = ["row", "question", "a", "b", "measure", "a [95 %]", "b [95 %]", "a - b [95 %]", "by seed", "p"]
     head += ["p, Holm"] if main else []
-    head += ["McNemar at the headline", "verdict"]
+    head += ["McNemar at the headline"]
     rows = []
     for row in (r for r in analysis["contrasts"] if r["main"] == main):
-        value, difference, _, _ = TOLD[row["measure"]]
+        value, difference = TOLD[row["measure"]]
         unit = 100 if difference is points or value is percent else 1
         seeds = ", ".join("–" if d is None else f"{unit * d:+.2f}" for d in row["by_seed"])
         line = [
@@ -30,8 +28,7 @@ def contrast_table(study: StudyConfig, analysis: dict, main: bool) -> list[str]:
         ]
         line += [value(row["value_a"]), value(row["value_b"]), difference(row["difference"]), seeds, p_text(row["p"])]
         line += [p_text(row["p_holm"])] if main else []
-        verdict = "not after correction" if row["verdict"] == "neither" and row["sign"] else VERDICTS[row["verdict"]]
-        rows.append([*line, ", ".join(map(p_text, row["mcnemar"])), verdict])
+        rows.append([*line, ", ".join(map(p_text, row["mcnemar"]))])
     return table(head, rows)
 
 

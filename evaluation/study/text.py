@@ -1,6 +1,6 @@
-"""Numbers as words: intervals, p-values, and what a contrast says, whichever way it falls."""
+"""Numbers as words: values with their intervals and units, and p-values."""
 
-from evaluation.study.settings import TEACHER, StudyConfig
+from evaluation.study.settings import StudyConfig
 
 NOTHING = "not reached"
 
@@ -29,38 +29,14 @@ def p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
-def p_phrase(p: float) -> str:
-    return f"p = {p_text(p)}" if p >= 0.001 else f"p {p_text(p)}"
-
-
-# How a measure is told: its value, its difference, and a does better or worse than b.
+# How a measure and a difference of it are told.
 TOLD = {
-    "nfe": (
-        span,
-        lambda e: with_unit(span(e, 1, 1, "+"), "forward passes"),
-        "needs fewer forward passes than",
-        "needs more forward passes than",
-    ),
-    "accuracy_at_nfe": (percent, points, "does better than", "does worse than"),
-    "accuracy": (percent, points, "does better than", "does worse than"),
-    "error_at_threshold": (
-        percent,
-        points,
-        "is more often right where it is confident than",
-        "is more often wrong where it is confident than",
-    ),
-    "nll": (
-        lambda e: span(e, 2),
-        lambda e: with_unit(span(e, 2, 1, "+"), "nats"),
-        "fits the data's answers better than",
-        "fits the data's answers worse than",
-    ),
-    "wordings": (
-        lambda e: span(e, 2),
-        lambda e: with_unit(span(e, 2, 1, "+"), "bits"),
-        "words its samples more variously than",
-        "words its samples less variously than",
-    ),
+    "nfe": (span, lambda e: with_unit(span(e, 1, 1, "+"), "forward passes")),
+    "accuracy_at_nfe": (percent, points),
+    "accuracy": (percent, points),
+    "error_at_threshold": (percent, points),
+    "nll": (lambda e: span(e, 2), lambda e: with_unit(span(e, 2, 1, "+"), "nats")),
+    "wordings": (lambda e: span(e, 2), lambda e: with_unit(span(e, 2, 1, "+"), "bits")),
 }
 
 
@@ -74,33 +50,3 @@ def measure_name(study: StudyConfig, measure: str) -> str:
         "nll": "NLL of the data's answers, nats per token",
         "wordings": "entropy of sampled wordings, bits of 3",
     }[measure]
-
-
-def relation(row: dict) -> str:
-    """Whether a does better than b, worse, or neither can be said."""
-    _, _, better, worse = TOLD[row["measure"]]
-    unsure = "is not measurably different from" if row["sign"] == 0 else "differs only before correction from"
-    return {"a": better, "b": worse, "neither": unsure}[row["verdict"]]
-
-
-def test_text(row: dict) -> str:
-    """The test of a contrast in a few words."""
-    seeds = f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else "1 seed"
-    if row["p_holm"] is None:
-        return f"exploratory, {p_phrase(row['p'])} uncorrected, {seeds}"
-    return f"{p_phrase(row['p_holm'])} after Holm, {seeds}"
-
-
-def contrast_sentence(study: StudyConfig, row: dict) -> str:
-    """One contrast with its interval, its test and its row."""
-    value, difference, _, _ = TOLD[row["measure"]]
-    a, b = study.label(row["a"]), study.label(row["b"])
-    return (
-        f"{a} *{relation(row)}* {b} ({measure_name(study, row['measure'])}: {value(row['value_a'])} against "
-        f"{value(row['value_b'])}; difference {difference(row['difference'])}, {test_text(row)}; row {row['id']})"
-    )
-
-
-def cell_command(config: str, study: StudyConfig, variant: str) -> str:
-    name = TEACHER if variant == TEACHER else f"{variant}/seed-{study.seeds[0]}"
-    return f"python scripts/study.py {config} --cell {name}"

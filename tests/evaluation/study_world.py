@@ -29,7 +29,6 @@ def study(**changes) -> StudyConfig:
             Contrast("a", "teacher", "a is faster", "nfe", main=True),
             Contrast("c", "a", "c forgets", "nll"),
         ),
-        page={"Is a better?": ("a/b/accuracy_at_nfe",)},
         problems=PROBLEMS,
         subset=20,
         held_out=20,

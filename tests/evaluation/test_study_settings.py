@@ -30,7 +30,6 @@ PLAN = {
         ({"contrasts": [{"a": "a", "b": "z", "claim": "", "measure": "nfe"}]}, "no variant is called z"),
         ({"contrasts": [{"a": "a", "b": "a", "claim": "", "measure": "speed"}]}, "measure='speed' is not one of"),
         ({"contrasts": [{"a": "a", "b": "a", "measure": "nfe"}]}, "missing setting .*claim"),
-        ({"page": {"Why?": ["a/teacher/nll"]}}, "a/teacher/nll is not a planned contrast"),
         ({"headline": 0.5, "thresholds": [0.9]}, "must hold the headline 0.5"),
         ({"thresholds": [0.85, 1.5]}, "thresholds.1=1.5 must be at most 1"),
         ({"problems": 50}, "problems=50 must be at least"),

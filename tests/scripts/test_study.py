@@ -23,7 +23,6 @@ from tests.training.worlds import TRAIN, write_teacher_and_data
 STUDY = {
     "variants": {"dscd": [], "lambda0": ["dscd.initial_lambda=0", "dscd.final_lambda=0"]},
     "contrasts": [{"a": "dscd", "b": "lambda0", "claim": "it helps", "measure": "accuracy_at_nfe", "main": True}],
-    "page": {"Does it help?": ["dscd/lambda0/accuracy_at_nfe"]},
     "seeds": [1],
     "problems": 8,
     "subset": 4,
@@ -96,7 +95,7 @@ def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
     assert record["config"]["dscd"]["initial_lambda"] == 0 and record["config"]["train"]["seed"] == 1
     assert record["provenance"]["threads"] == 1 and len(record["provenance"]["commit"]) >= 7
     page = (plan.parent / "results.md").read_text()
-    assert "**Does it help?**" in page and "## Wall-clock" in page and "Incomplete" not in page
+    assert "What this page cannot decide" in page and "## Wall-clock" in page and "Incomplete" not in page
 
     # One number is changed before the cell runs again, so that both answers are seen: it differs, all others agree.
     file = out / "dscd/seed-1/measures/forgetting.json"
