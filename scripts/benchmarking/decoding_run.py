@@ -5,11 +5,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from cd4lm.training.throughput import wait
 
 from benchmarking.decoding_grid import Mode, Point
 from benchmarking.machine import PeakMemory, cached_flops
 from cd4lm.decoding import DecodeResult, decode_stream
+from cd4lm.training.throughput import wait
 
 
 class ForwardCounter:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from cd4lm.training.throughput import forward_flops, matmul_rate, wait
 from torch.nn import functional as F
 
 from cd4lm.config import require
 from cd4lm.io import provenance
+from cd4lm.training.throughput import forward_flops, matmul_rate, wait
 
 SECONDS = 0.3  # spent on one measurement of a ceiling, three calls at least
 MOST_OUTPUTS = 2**25  # elements of a product whose rate is measured

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from cd4lm.training.throughput import forward_flops
 
 from benchmarking.machine import PeakMemory, matmul_ceiling
 from benchmarking.shapes import DTYPES, random_model, random_tokens
@@ -17,6 +16,7 @@ from cd4lm.model import LLaDAConfig
 from cd4lm.model.loading import best_device
 from cd4lm.settings import LoRAConfig
 from cd4lm.training.chunked_loss import Rows, chunked_dscd_loss
+from cd4lm.training.throughput import forward_flops
 
 VARIANTS = ("published", "ours", "ours_checkpointing", "ours_lora")
 RECIPE = {"weight": 0.9, "temperature": 2.0}  # lambda and T at the start of the published recipe
