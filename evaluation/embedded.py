@@ -57,7 +57,8 @@ PAGE = """# {title}
 - Students: {length} of {rows} rows, seed {seed}; answers: {answers}. One training seed: the intervals cover the problems,
   not the seeds, so a difference between two students is a number and not a verdict.
 - Every run is the same decode loop and stops a row once everything before its first EOS is committed. NFE and tokens are
-  counted up to there, so padding flatters nobody.
+  counted up to there, so padding flatters nobody. Seconds are one pass of each run, in turn, and move with whatever else
+  the machine does: two runs of equal NFE can differ by half.
 - {device}, commit `{commit}`. Last digits move with the processor.
 
 ![training](training.png)

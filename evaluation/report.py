@@ -135,10 +135,11 @@ def plot_frontier(runs: list[Run], compared: dict, path: Path) -> None:
 
 
 def spaced_ticks(values: list[float]) -> tuple[list[float], list[str]]:
-    """Ticks at the values themselves, leaving out those closer than a tenth to the one before; their labels."""
+    """Ticks at the values themselves, leaving out those whose label would touch the one before; their labels."""
     ticks: list[float] = []
+    apart = max(1.05, (max(values) / min(values)) ** (1 / 16))
     for value in sorted(values):
-        if not ticks or value > 1.1 * ticks[-1]:
+        if not ticks or value > apart * ticks[-1]:
             ticks.append(value)
     return ticks, [f"{tick:.1f}" for tick in ticks]
 
