@@ -27,7 +27,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, choices=[*SOURCES, *CHAINS])
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--max_samples", type=int, help="rows to take before splitting (tiny: training rows)")
-    parser.add_argument("--source", help="local .jsonl, .json, .csv, .tsv (also .gz) or .parquet file instead of the hub")
+    parser.add_argument(
+        "--source", help="local .jsonl, .json, .csv, .tsv (also .gz) or .parquet file instead of the hub"
+    )
     parser.add_argument("--seed", type=int, default=42, help="of the split (tiny: of the problems)")
     parser.add_argument("--answers", choices=["data", "teacher"], default="data")
     teacher = parser.add_argument_group("with --answers teacher")

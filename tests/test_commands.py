@@ -132,7 +132,10 @@ class TestBadExperiments:
             ("lora.targets=[o_proj]", "'o_proj' matches no matrix inside the blocks"),
             ("format.max_length=1000", "exceeds the 256 positions"),
             ("cad_eval.metric=evaluation.metrics.none", "cannot be imported"),
-            ("data.dir={folder}/nameless", "train.jsonl has no column 'answer', only 'question', 'response': prepare it"),
+            (
+                "data.dir={folder}/nameless",
+                "train.jsonl has no column 'answer', only 'question', 'response': prepare it",
+            ),
             ("format.max_length=5", "no row fits max_length=5 tokens (1 are longer)"),
             ("train.optimizer=adamw_8bit", "needs the package bitsandbytes"),
         ],

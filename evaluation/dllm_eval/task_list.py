@@ -29,7 +29,9 @@ def mbpp_test_split(docs):
     """The published test items of a file or a split that may hold more. Raises ValueError if there are none."""
     found = docs.filter(lambda row: row["task_id"] in TEST_IDS)
     first, last = TEST_IDS[0], TEST_IDS[-1]
-    require(len(found) > 0, f"mbpp: no row has a task_id from {first} to {last}, the published test split: take that file")
+    require(
+        len(found) > 0, f"mbpp: no row has a task_id from {first} to {last}, the published test split: take that file"
+    )
     return found
 
 
@@ -93,7 +95,11 @@ def our_task(name: str, data_dir: Path | None, samples: int, judge: Judge) -> di
     """The configuration of one of our tasks: its YAML, its scoring, and its checked data."""
     task = read_task(name)
     data = data_of(name, task, data_dir)
-    task |= {"process_results": judge.process_results(name), "metric_list": METRIC_LIST, "custom_dataset": lambda **_: data}
+    task |= {
+        "process_results": judge.process_results(name),
+        "metric_list": METRIC_LIST,
+        "custom_dataset": lambda **_: data,
+    }
     if samples > 1:
         task["generation_kwargs"] |= {"do_sample": True, "temperature": SAMPLING_TEMPERATURE}
         every = [{"name": "none", "filter": [{"function": "take_first_k", "k": samples}]}]

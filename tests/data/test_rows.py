@@ -44,7 +44,9 @@ def test_gsm8k_is_split_90_10_with_the_seed(tmp_path):
 
 
 def test_opencode_maps_its_columns_and_reads_parquet(tmp_path):
-    table = pyarrow.table({"input": [f"write {i}" for i in range(40)], "output": ["def f(): pass"] * 40, "id": list(range(40))})
+    table = pyarrow.table(
+        {"input": [f"write {i}" for i in range(40)], "output": ["def f(): pass"] * 40, "id": list(range(40))}
+    )
     pyarrow.parquet.write_table(table, tmp_path / "part.parquet")
     splits = build_splits("opencode", str(tmp_path / "part.parquet"), "r", 20, seed=42)
     assert [len(splits[s]) for s in ("train", "validation")] == [19, 1]

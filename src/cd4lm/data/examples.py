@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from cd4lm.config import require
 from cd4lm.data.rows import text_of
+from cd4lm.model.configuration import DiffusionConfig
 from cd4lm.model.tokenizer import Tokenizer
 from cd4lm.settings import FormatConfig
 
@@ -30,6 +31,22 @@ def check_chat_template(tokenizer: Tokenizer) -> None:
         tokenizer.chat_template is not None,
         f"{tokenizer.name_or_path} has no chat template: put the chat_template.jinja of its base model into that folder",
     )
+
+
+def check_token_ids(config: DiffusionConfig, tokenizer: Tokenizer) -> None:
+    """Raise ValueError unless a checkpoint's tokenizer has the model's mask token, and ends that the model knows."""
+    name, mask = tokenizer.name_or_path, config.mask_token_id
+    require(
+        tokenizer.mask_token_id in (None, mask),
+        f"{name}: mask_token_id={mask} in config.json, but the tokenizer's {tokenizer.mask_token} is "
+        f"{tokenizer.mask_token_id}: correct one of them",
+    )
+    for end in end_ids(tokenizer):
+        require(
+            end < config.embedding_size,
+            f"{name}: the tokenizer's {tokenizer.convert_ids_to_tokens(end)} is {end}, outside the vocabulary of "
+            f"{config.embedding_size}: take the tokenizer files of this model",
+        )
 
 
 def encode_answer(tokenizer: Tokenizer, answer: str, config: FormatConfig) -> list[int]:

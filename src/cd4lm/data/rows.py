@@ -106,10 +106,15 @@ def read_table(path: Path, kind: str) -> list[dict]:
     except csv.Error as error:
         raise ValueError(f"{path} is not a readable table ({error}): convert it to JSON lines") from error
     names = [name.strip() for name in header]
-    require(all(names) and len(set(names)) == len(names), f"{path} needs a first line of different column names: {names}")
+    require(
+        all(names) and len(set(names)) == len(names), f"{path} needs a first line of different column names: {names}"
+    )
     for number, line in enumerate(lines, start=1):
         same = len(line) == len(names)
-        require(same, f"{path} row {number} has {len(line)} cells for {len(names)} columns: quote cells that hold {marks[0]!r}")
+        require(
+            same,
+            f"{path} row {number} has {len(line)} cells for {len(names)} columns: quote cells that hold {marks[0]!r}",
+        )
     return [dict(zip(names, line, strict=True)) for line in lines]
 
 

@@ -12,7 +12,7 @@ from cd4lm.model.checkpoint import CheckpointError, check_folder, local_folder, 
 from cd4lm.model.configuration import DiffusionConfig, LLaDAFields
 from cd4lm.model.dream_configuration import DreamFields
 from cd4lm.model.tokenizer import JsonTokenizer, Tokenizer
-from cd4lm.model.tokenizer_files import UnsupportedTokenizer
+from cd4lm.model.tokenizer_files import UnsupportedTokenizer, unusable
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +38,13 @@ def load_config(folder: str | Path) -> DiffusionConfig:
     file = local_folder(folder, weights=False) / "config.json"
     try:
         fields = read_json(file)
-        model_type = fields.get("model_type")
-        if model_type in CONFIGS:
-            return CONFIGS[model_type](**fields)
+        kind = next((kind for kind in CONFIGS.values() if kind.model_type == fields.get("model_type")), None)
+        if kind is not None:
+            return kind.from_file(fields)
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder}: config.json cannot be used ({str(error).splitlines()[0]})") from error
-    raise CheckpointError(f"{folder}: model_type {model_type!r} is not one of {', '.join(CONFIGS)}")
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder}: config.json cannot be used ({reason})") from error
+    raise CheckpointError(f"{folder}: model_type {fields.get('model_type')!r} is not one of {', '.join(CONFIGS)}")
 
 
 def model_of(config: DiffusionConfig) -> DiffusionLM:
@@ -70,7 +71,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     try:
         named = get_tokenizer_config(folder).get("tokenizer_class")
         return classes.get(named, AutoTokenizer).from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises whatever its parsers of the files raise
         raise CheckpointError(
             f"{folder} has no usable tokenizer: copy the tokenizer files beside the weights"
         ) from error
@@ -78,10 +79,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 def tokenizer_for_inference(folder: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint from its tokenizer.json, or load_tokenizer's where that file is not all of it."""
+    files = local_folder(folder, weights=False)
     try:
-        return JsonTokenizer(local_folder(folder, weights=False), name=str(folder))
+        return JsonTokenizer(files, name=str(folder))
     except UnsupportedTokenizer:
         return load_tokenizer(folder)
+    except (OSError, LookupError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise unusable(folder, error) from error
 
 
 def load_network(folder: str | Path, dtype: torch.dtype | None = None) -> DiffusionLM:
@@ -98,7 +102,9 @@ def load_network(folder: str | Path, dtype: torch.dtype | None = None) -> Diffus
     device, suited = best_device()
     dtype = dtype or suited
     config = load_config(folder)
-    files = weight_files(local_folder(folder, weights=True))
+    path = local_folder(folder, weights=True)
+    check_folder(path)  # what the hub has sent, too
+    files = weight_files(path)
     if not files:
         return load_model(folder, dtype=dtype).to(device).eval()
     with torch.device("meta"):
