@@ -69,10 +69,11 @@ def data_of(name: str, task: dict, data_dir: Path | None) -> datasets.DatasetDic
     require(len(rows) > 0, f"{source} holds no rows: check the file")
     columns = columns_of(task)
     for number, row in enumerate(rows, start=1):
-        lacking = sorted(column for column in columns if row.get(column) in (None, ""))
+        filled = {column for column in row if row[column] not in (None, "")}
+        lacking = ", ".join(sorted(columns - filled))
         require(
             not lacking,
-            f"{source} row {number} has nothing in column {', '.join(lacking)}, only in {', '.join(sorted(row))}: "
+            f"{source} row {number} has nothing in column {lacking}, only in {', '.join(sorted(filled)) or 'none'}: "
             f"{name} needs rows as {task['dataset_path']} has them",
         )
     check_rows(name.removeprefix(PREFIX), ((f"{source} row {number}", row) for number, row in enumerate(rows, start=1)))
@@ -87,8 +88,16 @@ def table(rows: list[dict], source: Path) -> datasets.Dataset:
     try:
         return datasets.Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
     except (pyarrow.ArrowException, OverflowError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{source} has a column of different types ({reason}): make them one type") from error
+        for column in columns:
+            kinds = [(number, type(row[column])) for number, row in enumerate(rows, start=1) if column in row]
+            number, kind = next((k for k in kinds if k[1] not in (kinds[0][1], type(None))), kinds[0])
+            require(
+                kind is kinds[0][1],
+                f"{source} row {number} has {kind.__name__} in column {column!r}, unlike row 1: repair it",
+            )
+        raise ValueError(
+            f"{source} has a column of different types ({str(error).splitlines()[0]}): repair it"
+        ) from error
 
 
 def our_task(name: str, data_dir: Path | None, samples: int, judge: Judge) -> dict:

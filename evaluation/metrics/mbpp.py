@@ -64,9 +64,9 @@ def check(doc: dict) -> None:
     tests = doc.get("test_list")
     texts = isinstance(tests, list) and bool(tests) and all(isinstance(test, str) and test.strip() for test in tests)
     require(texts, f"has no list of tests in column 'test_list' but {shown(tests)}")
-    setup = "test_setup_code" if "test_setup_code" in doc else "test_imports"
-    kind = str if setup == "test_setup_code" else list
-    require(isinstance(doc.get(setup), kind), f"has no {kind.__name__} in column {setup!r} but {shown(doc.get(setup))}")
+    setup = doc.get("test_setup_code", doc.get("test_imports"))
+    known = isinstance(setup, str if "test_setup_code" in doc else list)
+    require(known, f"has no text in column 'test_setup_code' and no list in 'test_imports' but {shown(setup)}")
     require(parses(tests_of(doc)), "has tests that are no readable Python")
 
 

@@ -97,6 +97,8 @@ def checked(row, place: str, escaped: bool) -> dict:
 def read_table(path: Path, kind: str) -> list[dict]:
     """Rows of a comma-, semicolon- or tab-separated file with a header. Raises ValueError where its columns are unclear."""
     text = read_text(path)
+    if not text.strip():
+        return []
     first = text.lstrip("\r\n").partition("\n")[0]
     marks = ["\t"] if kind == ".tsv" else [mark for mark in ",;\t" if mark in first]
     require(len(marks) == 1, f"{path} has no clear separator in its first line: convert it to JSON lines")
