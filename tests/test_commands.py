@@ -134,7 +134,7 @@ class TestBadExperiments:
             ("cad_eval.metric=evaluation.metrics.none", "cannot be imported"),
             (
                 "data.dir={folder}/nameless",
-                "train.jsonl has no column 'answer', only 'question', 'response': prepare it",
+                "train.jsonl row 1 has no text in column 'answer', its columns are 'question', 'response'",
             ),
             ("format.max_length=5", "no row fits max_length=5 tokens (1 are longer)"),
             ("train.optimizer=adamw_8bit", "needs the package bitsandbytes"),

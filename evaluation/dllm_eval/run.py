@@ -11,6 +11,7 @@ from pathlib import Path
 from lm_eval.evaluator import evaluate
 
 from cd4lm.config import flat, require
+from cd4lm.data.examples import chat_text
 from cd4lm.decoding import Decoder
 from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
 from cd4lm.model.checkpoint import check_folder
@@ -77,6 +78,8 @@ def decoders_of(loaded: dict, pretrained: str, seed: int, chat: bool) -> dict[st
         f"{pretrained} has no chat template: put the chat_template.jinja of its base model into that folder, or add "
         "--no-apply_chat_template",
     )
+    if chat:
+        chat_text(tokenizer, [{"role": "system", "content": "form"}, {"role": "user", "content": "question"}])
     return {
         name: task_options(task.config.generation_kwargs, seed)[0].for_checkpoint(pretrained, tokenizer)
         for name, task in loaded["tasks"].items()

@@ -66,7 +66,7 @@ def test_the_hub_path_streams_and_takes_only_what_is_asked_for(tmp_path):
 def test_a_missing_column_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"question": "a", "reply": "b"}\n')
-    with pytest.raises(ValueError, match="row 1 has no column 'answer', only 'question', 'reply'"):
+    with pytest.raises(ValueError, match="row 1 has no text in column 'answer', its columns are 'question', 'reply'"):
         build_splits("gsm8k", str(path), "r", None, seed=42)
 
 

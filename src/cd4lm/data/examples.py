@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from cd4lm.config import require
-from cd4lm.data.rows import text_of
+from cd4lm.data.rows import check_texts
 from cd4lm.model.configuration import DiffusionConfig
 from cd4lm.model.tokenizer import Tokenizer
 from cd4lm.settings import FormatConfig
@@ -17,20 +17,26 @@ def encode_prompt(tokenizer: Tokenizer, question: str, template: str | None = No
     """Token ids of a question, in the tokenizer's chat template or in raw text. Raises ValueError if it is empty."""
     require(bool(question.strip()), "the prompt is empty: write a question")
     if template is None:
-        check_chat_template(tokenizer)
-        messages = [{"role": "user", "content": question}]
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = chat_text(tokenizer, [{"role": "user", "content": question}])
     else:
         text = template.replace("{question}", question)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def check_chat_template(tokenizer: Tokenizer) -> None:
-    """Raise ValueError for a tokenizer without a chat template, with advice that every command can follow."""
-    require(
-        tokenizer.chat_template is not None,
-        f"{tokenizer.name_or_path} has no chat template: put the chat_template.jinja of its base model into that folder",
-    )
+def chat_text(tokenizer: Tokenizer, conversation: Sequence[dict]) -> str:
+    """A conversation up to where the model answers, in the tokenizer's chat template.
+
+    Raises ValueError without a template and for one that fails, with advice that every command can follow.
+    """
+    name = tokenizer.name_or_path
+    advice = "put the chat_template.jinja of its base model into that folder"
+    require(tokenizer.chat_template is not None, f"{name} has no chat template: {advice}")
+    try:
+        return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    except ValueError:
+        raise
+    except Exception as error:  # a template is a program, which may raise anything
+        raise ValueError(f"the chat template of {name} cannot be used ({error}): {advice}") from error
 
 
 def check_token_ids(config: DiffusionConfig, tokenizer: Tokenizer) -> None:
@@ -67,14 +73,8 @@ class AnswerDataset(Dataset):
         self.examples, self.skipped = [], 0
         end_ids(tokenizer)  # an answer needs an EOS
         require(bool(rows), f"{source} has no rows: prepare it with scripts/prepare_data.py")
+        check_texts(rows, ("question", "answer"), source)
         for index, row in enumerate(rows):
-            for column in ("question", "answer"):
-                try:
-                    text_of(row, column)
-                except ValueError as error:
-                    raise ValueError(
-                        f"row {index + 1} of {source} {error}: prepare it with scripts/prepare_data.py"
-                    ) from error
             example = {
                 "example_id": index,
                 "prompt": encode_prompt(tokenizer, row["question"], config.prompt_template),

@@ -71,7 +71,7 @@ def read_text(path: Path) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path} line {line} is not UTF-8 text: save the file as UTF-8") from error
+        raise ValueError(f"{path} is not a UTF-8 text file (line {line}): save it as UTF-8") from error
 
 
 def parse(text: str, place: str):
@@ -133,11 +133,23 @@ def read_parquet(path: Path) -> Iterator[dict]:
 
 def text_of(row: dict, column: str) -> str:
     """The text in a column. Raises ValueError with what the row has instead, the message's subject being the row."""
-    require(column in row, f"has no column {column!r}, only {', '.join(map(repr, sorted(row, key=str))) or 'none'}")
+    others = ", ".join(map(repr, sorted(row, key=str))) or "none"
+    require(column in row, f"has no text in column {column!r}, its columns are {others}")
     value = row[column]
     require(isinstance(value, str), f"has no text in column {column!r} but {shown(value)}")
     require(bool(value.strip()), f"has no text in column {column!r}: it is empty")
     return value
+
+
+def check_texts(rows: Iterable[dict], columns: Iterable[str], source: str | Path) -> None:
+    """Raise ValueError naming the first row that lacks a text in one of the columns."""
+    columns = tuple(columns)
+    for number, row in enumerate(rows, start=1):
+        try:
+            for column in columns:
+                text_of(row, column)
+        except ValueError as error:
+            raise ValueError(f"{source} row {number} {error}: repair it, or use scripts/prepare_data.py") from error
 
 
 def shown(value) -> str:

@@ -143,18 +143,21 @@ def read_weights(
     files: list[Path], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """The weights of these names and shapes from safetensors files, strictly. Raises CheckpointError."""
+    check_shapes(files, shapes)
     shards = [safe_open(file, "pt", device=str(device)) for file in files]
-    holder = {}
-    for shard in shards:
-        holder |= dict.fromkeys(shard.keys(), shard)
-    found = {name: tuple(shard.get_slice(name).get_shape()) for name, shard in holder.items()}
+    return {name: shard.get_tensor(name).to(dtype) for shard in shards for name in sorted(shard.keys())}
+
+
+def check_shapes(files: list[Path], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError unless safetensors files hold weights of these names and shapes; reads no weights."""
+    shards = [safe_open(file, "pt") for file in files]
+    found = {name: tuple(shard.get_slice(name).get_shape()) for shard in shards for name in sorted(shard.keys())}
     report = {
         "missing_keys": shapes.keys() - found.keys(),
         "unexpected_keys": found.keys() - shapes.keys(),
         "mismatched_keys": [(n, found[n], shapes[n]) for n in found.keys() & shapes.keys() if found[n] != shapes[n]],
     }
     check_loading(files[0].parent, report)
-    return {name: holder[name].get_tensor(name).to(dtype) for name in shapes}
 
 
 def check_loading(folder: str | Path, report: dict) -> None:

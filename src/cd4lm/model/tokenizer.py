@@ -114,6 +114,8 @@ class JsonTokenizer(Tokenizer):
 
         Raises ValueError without a template and for a conversation that the template refuses.
         """
+        from jinja2 import TemplateError
+
         if tokenize:
             raise ValueError("tokenize=True is not supported: pass the text to the tokenizer")
         if self.chat_template is None:
@@ -129,7 +131,7 @@ class JsonTokenizer(Tokenizer):
                 add_generation_prompt=add_generation_prompt,
                 **self._named,
             )
-        except Exception as error:  # a template is a program, which may raise anything
+        except TemplateError as error:
             raise ValueError(f"the chat template of {self.name_or_path} refuses this conversation: {error}") from error
         if not continue_final_message:
             return text
