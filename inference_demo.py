@@ -89,23 +89,28 @@ def write_trace(file: Path, question: str, answerers: list[Answerer], found: lis
     write_text(file, trace_page(question, traces))
 
 
+def console() -> Console:
+    """The terminal, or the file that the output goes to, to which rich adds colours and nothing else."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def main():
     arguments = parse()
     runs = runs_of(arguments)
     if arguments.trace is not None:
         check_writable("--trace", arguments.trace)
     answerers = [Answerer(*one) for one in runs]
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    screen = console()
     question = arguments.prompt
     if question is None:
         try:
-            question = console.input(f"question (Enter for: {EXAMPLE})\n> ").strip() or EXAMPLE
+            question = screen.input(f"question (Enter for: {EXAMPLE})\n> ").strip() or EXAMPLE
         except EOFError:
             raise ValueError("no question was given: pass --prompt") from None
-    found = [run(answerer, question, console) for answerer in answerers]
+    found = [run(answerer, question, screen) for answerer in answerers]
     if arguments.trace is not None:
         write_trace(arguments.trace, question, answerers, found)
-        console.print(f"wrote {arguments.trace}: open it in a browser")
+        screen.print(f"wrote {arguments.trace}: open it in a browser")
 
 
 if __name__ == "__main__":
