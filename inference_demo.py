@@ -62,13 +62,13 @@ def frame(answerer: Answerer, canvas) -> Text:
 
 
 def run(answerer: Answerer, question: str, console: Console):
-    """Decode and print every step, the answer and its counts; the Generation."""
+    """Decode and print every step, the answer as it is and its counts; the Generation."""
     prompt = answerer.encode(question)
-    console.print(f"{answerer.folder}  {answerer.decoder.name}\nstep  answer", style="dim", markup=False)
+    console.print(f"{answerer.folder}  {answerer.decoder.name}\nstep  answer", style="dim")
     (g,) = answerer.answers([prompt], on_step=lambda canvas: console.print(frame(answerer, canvas)))
     del answerer.model  # a second run's weights need the room
     length = len(g.tokens)
-    console.print(f"\n{g.text}", style="bold", markup=False)
+    print(f"\n{g.text}")  # not by rich, which would expand tabs, drop control characters and break lines
     console.print(
         f"{g.nfe} NFE for {length} tokens before EOS: {length / g.nfe:.2f} tokens per step, "
         f"{length / g.seconds:.1f} tokens/s; committed per step: {g.result.commits[0]}"
@@ -89,23 +89,28 @@ def write_trace(file: Path, question: str, answerers: list[Answerer], found: lis
     write_text(file, trace_page(question, traces))
 
 
+def console() -> Console:
+    """The terminal, or the file that the output goes to, to which rich adds colours and nothing else."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def main():
     arguments = parse()
     runs = runs_of(arguments)
     if arguments.trace is not None:
         check_writable("--trace", arguments.trace)
     answerers = [Answerer(*one) for one in runs]
-    console = Console(highlight=False)
+    screen = console()
     question = arguments.prompt
     if question is None:
         try:
-            question = console.input(f"question (Enter for: {EXAMPLE})\n> ").strip() or EXAMPLE
+            question = screen.input(f"question (Enter for: {EXAMPLE})\n> ").strip() or EXAMPLE
         except EOFError:
             raise ValueError("no question was given: pass --prompt") from None
-    found = [run(answerer, question, console) for answerer in answerers]
+    found = [run(answerer, question, screen) for answerer in answerers]
     if arguments.trace is not None:
         write_trace(arguments.trace, question, answerers, found)
-        console.print(f"wrote {arguments.trace}: open it in a browser", markup=False)
+        screen.print(f"wrote {arguments.trace}: open it in a browser")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cd4lm.config import require
-from cd4lm.data.rows import read_jsonl
+from cd4lm.data.rows import check_texts, read_jsonl
 from cd4lm.decoding import DecodeConfig
 from evaluation.intervals import mcnemar
 from evaluation.run import Run
@@ -84,8 +84,5 @@ def read_problems(data: Path, limit: int | None, allow_test: bool) -> tuple[Path
     )
     rows = read_jsonl(file)[:limit]
     require(bool(rows), f"{file} holds no problems")
-    for number, row in enumerate(rows, start=1):
-        for column in ("question", "answer"):
-            text = column in row and isinstance(row[column], str)
-            require(text, f"{file} row {number} has no text in column {column!r}")
+    check_texts(rows, ("question", "answer"), file)
     return file, rows

@@ -4,16 +4,19 @@
     python scripts/prepare_data.py --dataset gsm8k --output_dir data/gsm8k [--source train.jsonl] [--max_samples N]
     python scripts/prepare_data.py --dataset tiny --output_dir data/own --answers teacher --teacher checkpoints/tiny_teacher
 
-Writes train.jsonl, validation.jsonl (and test.jsonl for tiny) and manifest.json; all or nothing.
+Writes train.jsonl, validation.jsonl (and test.jsonl for tiny) and manifest.json; all or nothing. Rows whose questions are
+equal but for case, spacing and Unicode's compatible forms go to the same split.
 """
 
 import argparse
 import shutil
+from itertools import chain
 from pathlib import Path
 
 from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.data import tiny_task
-from cd4lm.data.rows import SOURCES, build_splits, digest, revision_of, write_jsonl
+from cd4lm.data.rows import digest, write_jsonl
+from cd4lm.data.splits import SOURCES, build_splits, repeated, revision_of
 from cd4lm.data.tiny_task import CHAINS
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.io import write_json
@@ -24,7 +27,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, choices=[*SOURCES, *CHAINS])
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--max_samples", type=int, help="rows to take before splitting (tiny: training rows)")
-    parser.add_argument("--source", help="local .jsonl or .parquet file instead of the hub")
+    parser.add_argument(
+        "--source", help="local .jsonl, .json, .csv, .tsv (also .gz) or .parquet file instead of the hub"
+    )
     parser.add_argument("--seed", type=int, default=42, help="of the split (tiny: of the problems)")
     parser.add_argument("--answers", choices=["data", "teacher"], default="data")
     teacher = parser.add_argument_group("with --answers teacher")
@@ -78,7 +83,7 @@ def main():
     try:
         revision = revision_of(arguments.dataset, arguments.source)
         splits = build_splits(arguments.dataset, arguments.source, revision, arguments.max_samples, arguments.seed)
-        asked = len(splits["train"])
+        asked, repeats = len(splits["train"]), repeated(chain(*splits.values()))
         if arguments.answers == "teacher":
             splits["train"] = answer(splits["train"], arguments)
             require(bool(splits["train"]), "the teacher gave no usable answer: check --teacher and --gen_length")
@@ -94,6 +99,7 @@ def main():
             "seed": arguments.seed,
             "answers": arguments.answers,
             "counts": {split: len(rows) for split, rows in splits.items()},
+            "repeated_questions": repeats,
             "sha256": {split: digest(rows) for split, rows in splits.items()},
         }
         if arguments.answers == "teacher":
@@ -103,7 +109,10 @@ def main():
         partial.rename(final)  # fails on a folder that has been filled since, which must not be overwritten
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{final}: " + ", ".join(f"{count} {split}" for split, count in manifest["counts"].items()))
+    said = [f"{count} {split}" for split, count in manifest["counts"].items()]
+    if repeats and arguments.dataset in SOURCES:
+        said.append(f"{repeats} rows repeat a question and stay in the split of the first")
+    print(f"{final}: " + ", ".join(said))
 
 
 if __name__ == "__main__":

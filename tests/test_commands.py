@@ -132,7 +132,10 @@ class TestBadExperiments:
             ("lora.targets=[o_proj]", "'o_proj' matches no matrix inside the blocks"),
             ("format.max_length=1000", "exceeds the 256 positions"),
             ("cad_eval.metric=evaluation.metrics.none", "cannot be imported"),
-            ("data.dir={folder}/nameless", "row 1 of the data has no text in column 'answer'"),
+            (
+                "data.dir={folder}/nameless",
+                "train.jsonl row 1 has no text in column 'answer', its columns are 'question', 'response'",
+            ),
             ("format.max_length=5", "no row fits max_length=5 tokens (1 are longer)"),
             ("train.optimizer=adamw_8bit", "needs the package bitsandbytes"),
         ],

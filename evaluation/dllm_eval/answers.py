@@ -72,15 +72,18 @@ class AnswerLog:
                 raise ValueError(f"{path} line {number} cannot be read ({error}): remove that line") from error
 
     def get(self, key: Key, request: str) -> Answer | None:
-        """The stored answer of a request. Raises ValueError if it was given for another prompt or row."""
+        """The stored answer of a request. Raises ValueError if it was given for another prompt.
+
+        The row's gold answer may have been repaired since: it plays no part in decoding and is read again to score.
+        """
         if key not in self.answers:
             return None
         stored, answer = self.answers[key]
         if stored != request:
             task, doc_id, *_ = key
             raise ValueError(
-                f"the stored answer to {task} document {doc_id} belongs to another prompt or row (data, template or code "
-                "changed): choose another --output_path"
+                f"the stored answer to {task} document {doc_id} belongs to another prompt (data, template or code changed): "
+                "choose another --output_path"
             )
         return answer
 

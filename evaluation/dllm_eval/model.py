@@ -27,7 +27,7 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Request:
-    """An lm-eval request, its key in the answer log, and a hash of its prompt and row."""
+    """An lm-eval request, its key in the answer log, and a hash of its prompt and generation arguments."""
 
     key: Key
     hash: str
@@ -114,7 +114,7 @@ class LLaDA(TemplateLM):
             place = (instance.task_name, instance.doc_id, instance.idx)
             key = (*place, seen[place] % instance.repeats)
             seen[place] += 1
-            requests.append(Request(key, fingerprint(instance.args, instance.doc), instance))
+            requests.append(Request(key, fingerprint(instance.args), instance))
         each = {request.key: request for request in requests}
         if self.progress is not None:
             self.progress.start(len(each))

@@ -4,12 +4,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from lm_eval.evaluator import evaluate
 
 from cd4lm.config import flat, require
+from cd4lm.data.examples import chat_text
 from cd4lm.decoding import Decoder
 from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
 from cd4lm.model.checkpoint import check_folder
@@ -33,7 +35,7 @@ def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: Model
     judge = Judge(Scoring(arguments.protocol, arguments.confirm_run_unsafe_code, arguments.sandbox, workers))
     loaded = task_list.load(tasks, arguments.data_dir, arguments.include_path, arguments.samples, judge)
     prepare_tasks(arguments, loaded, pairs)
-    decoders = decoders_of(loaded, options.pretrained, arguments.seed)
+    decoders = decoders_of(loaded, options.pretrained, arguments.seed, with_chat_template(arguments, tasks))
     require(
         arguments.limit is None or arguments.limit >= state.num_processes,
         f"--limit {arguments.limit} leaves some of the {state.num_processes} processes without a document: raise it",
@@ -63,9 +65,21 @@ def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict) -> N
         task.set_fewshot_seed(seed=arguments.seed)
 
 
-def decoders_of(loaded: dict, pretrained: str, seed: int) -> dict[str, Decoder]:
+def with_chat_template(arguments: argparse.Namespace, tasks: Iterable[str]) -> bool:
+    """Whether prompts are in the chat template: as asked, else for this repository's tasks."""
+    return all(map(is_ours, tasks)) if arguments.apply_chat_template is None else arguments.apply_chat_template
+
+
+def decoders_of(loaded: dict, pretrained: str, seed: int, chat: bool) -> dict[str, Decoder]:
     """How each generating task will be decoded. Raises ValueError for settings that cannot be, before any weights."""
     tokenizer = tokenizer_for_inference(pretrained)
+    require(
+        not chat or tokenizer.chat_template is not None,
+        f"{pretrained} has no chat template: put the chat_template.jinja of its base model into that folder, or add "
+        "--no-apply_chat_template",
+    )
+    if chat:
+        chat_text(tokenizer, [{"role": "system", "content": "form"}, {"role": "user", "content": "question"}])
     return {
         name: task_options(task.config.generation_kwargs, seed)[0].for_checkpoint(pretrained, tokenizer)
         for name, task in loaded["tasks"].items()
@@ -101,8 +115,7 @@ def check_same_run(folder: Path, settings: dict, write: bool) -> None:
 
 def run_lm_eval(arguments: argparse.Namespace, model: LLaDA, loaded: dict) -> dict | None:
     """lm-eval's results, None except in process 0."""
-    chat = arguments.apply_chat_template
-    chat = all(map(is_ours, loaded["tasks"])) if chat is None else chat
+    chat = with_chat_template(arguments, loaded["tasks"])
     return evaluate(
         model,
         loaded,

@@ -1,24 +1,38 @@
 """Finding tasks by name: ours, with data from the hub or a local folder, and lm-eval's own."""
 
 import difflib
+import logging
 import sys
 from pathlib import Path
 
+import datasets
+import pyarrow
+from jinja2 import meta
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import env
 
 from cd4lm.config import require
+from cd4lm.data.rows import read_rows
 from evaluation.dllm_eval.options import PREFIX, SAMPLING_TEMPERATURE, is_ours
 from evaluation.dllm_eval.scoring import METRIC_LIST, Judge
 from evaluation.metrics.mbpp import TEST_IDS
+from evaluation.metrics.scoring import check_rows
 
 FOLDER = Path(__file__).parent / "tasks"
+# lm-eval advises on --metadata, an option of its own command.
+logging.getLogger("lm_eval.api.task").addFilter(lambda record: "--metadata" not in record.getMessage())
 OURS = sorted(path.stem for path in FOLDER.glob(f"{PREFIX}*.yaml"))
 
 
 def mbpp_test_split(docs):
-    """The published test items of a file or a split that may hold more."""
-    return docs.filter(lambda row: row["task_id"] in TEST_IDS)
+    """The published test items of a file or a split that may hold more. Raises ValueError if there are none."""
+    found = docs.filter(lambda row: row["task_id"] in TEST_IDS)
+    first, last = TEST_IDS[0], TEST_IDS[-1]
+    require(
+        len(found) > 0, f"mbpp: no row has a task_id from {first} to {last}, the published test split: take that file"
+    )
+    return found
 
 
 def read_task(name: str) -> dict:
@@ -36,13 +50,65 @@ def local_file(task: str, data_dir: Path) -> Path:
     return path
 
 
-def our_task(name: str, data_dir: Path | None, samples: int, judge: Judge) -> dict:
-    """The configuration of one of our tasks: its YAML, its scoring, and where its data lies."""
-    task = read_task(name)
-    task |= {"process_results": judge.process_results(name), "metric_list": METRIC_LIST}
+def columns_of(task: dict) -> set[str]:
+    """The columns that a task's prompt and target are made of, and the one that its split is chosen by."""
+    templates = task["doc_to_text"] + task["doc_to_target"]
+    return meta.find_undeclared_variables(env.parse(templates)) | ({"task_id"} if "process_docs" in task else set())
+
+
+def data_of(name: str, task: dict, data_dir: Path | None) -> datasets.DatasetDict:
+    """The rows of one of our tasks, each checked. Raises ValueError with the file, the row and what is wrong with it."""
+    source = task["dataset_path"]
+    if data_dir is None:
+        found = datasets.load_dataset(source, task.get("dataset_name"))
+        rows = found["test"]
+    else:
+        source = local_file(name, data_dir)
+        rows = list(read_rows(source))
+        found = datasets.DatasetDict()
+    require(len(rows) > 0, f"{source} holds no rows: check the file")
+    columns = columns_of(task)
+    for number, row in enumerate(rows, start=1):
+        filled = {column for column in row if row[column] not in (None, "")}
+        lacking = ", ".join(sorted(columns - filled))
+        require(
+            not lacking,
+            f"{source} row {number} has nothing in column {lacking}, only in {', '.join(sorted(filled)) or 'none'}: "
+            f"{name} needs rows as {task['dataset_path']} has them",
+        )
+    check_rows(name.removeprefix(PREFIX), ((f"{source} row {number}", row) for number, row in enumerate(rows, start=1)))
     if data_dir is not None:
-        data = {"data_files": {"test": str(local_file(name, data_dir))}}
-        task |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": data}
+        found["test"] = table(rows, source)
+    return found
+
+
+def table(rows: list[dict], source: Path) -> datasets.Dataset:
+    """Rows as lm-eval's data set. Raises ValueError for a column that holds values of different types."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    try:
+        return datasets.Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+    except (pyarrow.ArrowException, OverflowError) as error:
+        for column in columns:
+            kinds = [(number, type(row[column])) for number, row in enumerate(rows, start=1) if column in row]
+            number, kind = next((k for k in kinds if k[1] not in (kinds[0][1], type(None))), kinds[0])
+            require(
+                kind is kinds[0][1],
+                f"{source} row {number} has {kind.__name__} in column {column!r}, unlike row 1: repair it",
+            )
+        raise ValueError(
+            f"{source} has a column of different types ({str(error).splitlines()[0]}): repair it"
+        ) from error
+
+
+def our_task(name: str, data_dir: Path | None, samples: int, judge: Judge) -> dict:
+    """The configuration of one of our tasks: its YAML, its scoring, and its checked data."""
+    task = read_task(name)
+    data = data_of(name, task, data_dir)
+    task |= {
+        "process_results": judge.process_results(name),
+        "metric_list": METRIC_LIST,
+        "custom_dataset": lambda **_: data,
+    }
     if samples > 1:
         task["generation_kwargs"] |= {"do_sample": True, "temperature": SAMPLING_TEMPERATURE}
         every = [{"name": "none", "filter": [{"function": "take_first_k", "k": samples}]}]
@@ -72,8 +138,8 @@ def task_manager(names: list[str], include_path: Path | None) -> TaskManager:
 def load(names: list[str], data_dir: Path | None, include_path: Path | None, samples: int, judge: Judge) -> dict:
     """lm-eval's dictionary of tasks and groups. Raises ValueError where a data set cannot be had."""
     manager = task_manager(names, include_path)
-    specs = [our_task(name, data_dir, samples, judge) if is_ours(name) else name for name in names]
     try:
+        specs = [our_task(name, data_dir, samples, judge) if is_ours(name) else name for name in names]
         return manager.load(specs)
     except (OSError, RuntimeError) as error:
         raise ValueError(

@@ -19,6 +19,8 @@ published: the last \boxed{} of the text, which must hold one plain number.
 import re
 from decimal import Decimal
 
+from cd4lm.config import require
+from cd4lm.data.rows import shown, text_of
 from evaluation.metrics.answers import answer_section, before_end, decimal, last_boxed, last_number
 from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, RIGHT, WRONG, Scoring, Verdict
 
@@ -63,6 +65,17 @@ def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
 def score(doc: dict, response: str, *, protocol: str = "default") -> bool:
     """Whether the response is right; one without an answer is wrong."""
     return judge(doc, response, Scoring(protocol)).right
+
+
+def check(doc: dict) -> None:
+    """Raise ValueError for a row whose answer holds no number after `####`."""
+    text_of(doc, "answer")
+    try:
+        readable = gold(doc).is_finite()
+    except ValueError:
+        readable = False
+    end = doc["answer"].rpartition("####")[2].strip()
+    require(readable, f"has no plain number after #### in column 'answer' but {shown(end)}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ HumanEval+ rows differ only in their tests.
 import ast
 import textwrap
 
+from cd4lm.config import require
+from cd4lm.data.rows import text_of
 from evaluation.metrics import sandbox
 from evaluation.metrics.programs import parses, program_text, published_text
 from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, Scoring, Verdict
@@ -78,6 +80,16 @@ def score(
 ) -> bool:
     """Whether the response passes all tests. Raises ValueError as judge does."""
     return judge(doc, response, Scoring(protocol, confirm_run_unsafe_code, sandbox)).right
+
+
+def check(doc: dict) -> None:
+    """Raise ValueError for a row whose tests cannot be run."""
+    for column in ("prompt", "entry_point", "test"):
+        text_of(doc, column)
+    name = doc["entry_point"]
+    require(f"def {name}(" in doc["prompt"], f"has a prompt that does not begin the function {name!r} of entry_point")
+    require(parses(doc["test"]), "has no readable Python in column 'test'")
+    require(defines(doc["test"], "check"), "has no function check in column 'test'")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ published: the last \boxed{}, equality of the normalised strings.
 
 import re
 
+from cd4lm.data.rows import text_of
 from evaluation.metrics.answers import answer_section, before_end, last_boxed
 from evaluation.metrics.math_equality import equal
 from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, RIGHT, WRONG, Scoring, Verdict
@@ -89,6 +90,11 @@ def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
 def score(doc: dict, response: str, *, protocol: str = "default") -> bool:
     """Whether the response is right; one without an answer is wrong."""
     return judge(doc, response, Scoring(protocol)).right
+
+
+def check(doc: dict) -> None:
+    """Raise ValueError for a row without an answer."""
+    text_of(doc, "answer")
 
 
 if __name__ == "__main__":

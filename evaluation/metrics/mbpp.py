@@ -16,6 +16,8 @@ The published test split is task_id 11 to 510.
     python -m evaluation.metrics.mbpp --res_path RUN --confirm_run_unsafe_code [--protocol published]
 """
 
+from cd4lm.config import require
+from cd4lm.data.rows import shown, text_of
 from evaluation.metrics import sandbox
 from evaluation.metrics.programs import parses, program_text, published_text
 from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, Scoring, Verdict
@@ -53,6 +55,19 @@ def score(
 ) -> bool:
     """Whether the response passes all tests. Raises ValueError as judge does."""
     return judge(doc, response, Scoring(protocol, confirm_run_unsafe_code, sandbox)).right
+
+
+def check(doc: dict) -> None:
+    """Raise ValueError for a row whose tests cannot be run."""
+    if "test" in doc:
+        text_of(doc, "test")
+    tests = doc.get("test_list")
+    texts = isinstance(tests, list) and bool(tests) and all(isinstance(test, str) and test.strip() for test in tests)
+    require(texts, f"has no list of tests in column 'test_list' but {shown(tests)}")
+    setup = doc.get("test_setup_code", doc.get("test_imports"))
+    known = isinstance(setup, str if "test_setup_code" in doc else list)
+    require(known, f"has no text in column 'test_setup_code' and no list in 'test_imports' but {shown(setup)}")
+    require(parses(tests_of(doc)), "has tests that are no readable Python")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cd4lm.config import CommandParser, exit_with_message, require
 from evaluation.intervals import estimate, pass_at_k, resample, wilson
-from evaluation.metrics.scoring import RUNS_CODE, judge_all
+from evaluation.metrics.scoring import RUNS_CODE, check_rows, judge_all
 from evaluation.metrics.verdict import OUTCOMES, PROTOCOLS, RIGHT, SANDBOXES, Scoring, Verdict
 
 _NAME = re.compile(r"samples_(dllm_)?(?P<task>.+?)(_\d{4}-\d\d-\d\dT[\d.\-]+)?\.jsonl")
@@ -133,6 +133,7 @@ def rescore(metric: str, arguments: argparse.Namespace) -> None:
     results = {}
     for file, task in files_of(metric, arguments.res_path).items():
         documents = read_documents(file)
+        check_rows(metric, ((f"{file} document {document.id}", document.row) for document in documents))
         summary = summarise(documents, judge_documents(metric, documents, scoring))
         print(describe(task, scoring.protocol, summary))
         results[str(file)] = {"task": task, "protocol": scoring.protocol} | summary

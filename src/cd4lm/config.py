@@ -77,12 +77,34 @@ def read_tree(path: Path, extending: tuple[Path, ...] = ()) -> dict:
     if path in extending:
         raise ConfigError(f"{path} extends itself: remove one `extends`")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {one_line(error)}") from error
-    if not isinstance(tree, dict) or "extends" not in tree:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+    tree = read_yaml(text, str(path)) or {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}, not key: value lines: see configs/tiny.yaml")
+    if "extends" not in tree:
         return tree
     return merged(read_tree(path.parent / str(tree.pop("extends")), (*extending, path)), tree)
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which a key stands once, as the standard asks, and not the last of two."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, place: str):
+    """A value in YAML. Raises ConfigError for anything else, `place` being where it stands."""
+    try:
+        return yaml.load(text, Loader)
+    except Exception as error:  # PyYAML raises, besides its own errors, whatever making a value raises
+        raise ConfigError(f"{place} is not valid YAML: {one_line(error)}") from error
 
 
 def merged(base: dict, changes: dict) -> dict:
@@ -101,7 +123,7 @@ def apply_override(tree: dict, override: str) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"override {override!r}: {section} is a value, not a section")
-    tree[key] = yaml.safe_load(value)
+    tree[key] = read_yaml(value, f"override {override!r}")
 
 
 @cache
@@ -116,7 +138,11 @@ def build(cls: type, tree: dict, where: str = ""):
     """
     # Through JSON, in which pydantic's strict mode takes a list for a tuple and a dictionary for a dataclass.
     try:
-        return adapter(cls).validate_json(json.dumps(tree, default=str), strict=True, extra="forbid")
+        text = json.dumps(tree, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, a section that holds itself
+        raise ConfigError(f"{where or 'the settings '}cannot be read: {one_line(error)}") from error
+    try:
+        return adapter(cls).validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
         raise ConfigError(sentence(error, cls, where)) from error
 
@@ -134,7 +160,7 @@ def sentence(error: ValidationError, cls: type | None = None, where: str = "") -
         return f"missing setting {where}{'.'.join([*map(str, place[:-1]), repr(place[-1])])}"
     if kind == "unexpected_keyword_argument":
         return f"unknown key {name}{hint(cls, place)}"
-    said = SENTENCES.get(kind, first["msg"].replace("Input should", "must")).format_map(context)
+    said = SENTENCES[kind].format_map(context) if kind in SENTENCES else first["msg"].replace("Input should", "must")
     if kind == "literal_error":
         said = said.replace("'", "").replace(" or ", ", ")
     return f"{name or 'the file'}={value!r} {said}"

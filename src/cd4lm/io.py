@@ -29,6 +29,11 @@ def write_json(path: Path, tree, indent: int | None = 2) -> None:
     write_text(path, json.dumps(tree, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that begins so is what Git LFS leaves where the file itself was not fetched."""
+    return start.startswith(b"version https://git-lfs")
+
+
 def check_writable(option: str, path: Path) -> None:
     """Raise ValueError before long work whose result could not be written to the file `path`."""
     folder = path.absolute().parent

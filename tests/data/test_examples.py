@@ -49,7 +49,7 @@ def test_long_rows_are_counted_not_cut(tokenizer):
     "row", [{"question": "how many ?"}, ROW | {"answer": " "}, ROW | {"answer": 8}, {"answer": "8"}]
 )
 def test_a_row_without_question_or_answer_is_named(tokenizer, row):
-    with pytest.raises(ValueError, match="row 2 of the data has no text in column '(answer|question)'") as caught:
+    with pytest.raises(ValueError, match="the data row 2 has no text in column '(answer|question)'") as caught:
         AnswerDataset([ROW, row], tokenizer, FormatConfig())
     assert "\n" not in str(caught.value)
 

@@ -6,7 +6,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cd4lm.data.rows import Source, build_splits, read_jsonl, read_source
+from cd4lm.data.rows import read_jsonl
+from cd4lm.data.splits import Source, build_splits, read_source
 from tests.command_line import command
 from tests.conftest import ROOT
 
@@ -28,7 +29,7 @@ def test_a_broken_line_is_named_by_number(tmp_path):
     with pytest.raises(ValueError, match="line 2 is not valid JSON"):
         read_jsonl(path)
     path.write_text("[1]\n")
-    with pytest.raises(ValueError, match="line 1 is not an object"):
+    with pytest.raises(ValueError, match="row 1 is not an object"):
         read_jsonl(path)
 
 
@@ -43,11 +44,13 @@ def test_gsm8k_is_split_90_10_with_the_seed(tmp_path):
 
 
 def test_opencode_maps_its_columns_and_reads_parquet(tmp_path):
-    table = pyarrow.table({"input": ["write f"] * 40, "output": ["def f(): pass"] * 40, "id": list(range(40))})
+    table = pyarrow.table(
+        {"input": [f"write {i}" for i in range(40)], "output": ["def f(): pass"] * 40, "id": list(range(40))}
+    )
     pyarrow.parquet.write_table(table, tmp_path / "part.parquet")
     splits = build_splits("opencode", str(tmp_path / "part.parquet"), "r", 20, seed=42)
     assert [len(splits[s]) for s in ("train", "validation")] == [19, 1]
-    assert splits["train"][0] == {"question": "write f", "answer": "def f(): pass"}
+    assert splits["train"][0].keys() == {"question", "answer"} and splits["train"][0]["answer"] == "def f(): pass"
 
 
 def test_the_hub_path_streams_and_takes_only_what_is_asked_for(tmp_path):
@@ -63,7 +66,7 @@ def test_the_hub_path_streams_and_takes_only_what_is_asked_for(tmp_path):
 def test_a_missing_column_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"question": "a", "reply": "b"}\n')
-    with pytest.raises(ValueError, match="row 1 has no text in column 'answer'"):
+    with pytest.raises(ValueError, match="row 1 has no text in column 'answer', its columns are 'question', 'reply'"):
         build_splits("gsm8k", str(path), "r", None, seed=42)
 
 

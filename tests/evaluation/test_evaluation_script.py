@@ -16,6 +16,7 @@ from evaluation.run import Run
 from tests.byte_checkpoint import build
 from tests.conftest import ROOT
 
+INPUTS = ROOT / "tests/fixtures/inputs"
 SCRIPTS = sorted((ROOT / "evaluation/scripts").glob("*.sh"))
 GEN_KWARGS = "use_dynamic=true,gen_length=64,block_length=32,confidence_threshold=0.95,eos_threshold_ratio=0.3"
 ROWS = [
@@ -155,6 +156,44 @@ class TestEvaluation:
         assert (world / "whole/answers.0.jsonl").read_bytes() == before
         with pytest.raises(ValueError, match="was started with seed=42, not 43"):
             run_here(world, "whole", "--seed", 43)
+
+    def test_rows_are_checked_first_and_a_repaired_file_goes_on(self, world):
+        data = world / "repaired"
+        (data / "gsm8k").mkdir(parents=True)
+        file, broken = data / "gsm8k/test.jsonl", [ROWS[0], ROWS[1] | {"answer": "#### $4"}, *ROWS[2:]]
+        write_jsonl(file, ROWS)
+        run_here(world, "repairing", "--data_dir", data, "--limit", 2)
+        answered = (world / "repairing/answers.0.jsonl").read_bytes()
+        write_jsonl(file, broken)
+        with pytest.raises(ValueError, match=r"gsm8k/test.jsonl row 2 has no plain number after #### .* but '\$4'"):
+            run_here(world, "repairing", "--data_dir", data)
+        assert (world / "repairing/answers.0.jsonl").read_bytes() == answered
+        write_jsonl(file, [ROWS[0], ROWS[1] | {"answer": "#### 4,000"}, *ROWS[2:]])
+        run_here(world, "repairing", "--data_dir", data)
+        assert (world / "repairing/answers.0.jsonl").read_bytes().startswith(answered)
+        run = Run.read(world / "repairing")
+        assert [d["session"] for d in run.documents] == [1, 1, 2, 2, 2, 2] and run.documents[1]["doc"][
+            "answer"
+        ] == "#### 4,000"
+
+    @pytest.mark.parametrize(
+        "name,task,message",
+        [
+            (
+                "F13_data_dir",
+                "gsm8k",
+                "gsm8k/test.jsonl row 1 has no plain number after #### in column 'answer' but '$18'",
+            ),
+            ("F18_empty_file", "gsm8k", "gsm8k/test.jsonl holds no rows"),
+            ("F18_missing_column", "gsm8k", "gsm8k/test.jsonl row 1 has nothing in column answer"),
+            ("F18_mbpp_sanitized", "mbpp", "mbpp/all.jsonl row 1 has nothing in column text"),
+        ],
+    )
+    def test_inputs_that_are_refused(self, world, name, task, message):
+        with pytest.raises(ValueError) as caught:
+            more = ("--data_dir", INPUTS / name, "--tasks", f"dllm_{task}", "--confirm_run_unsafe_code")
+            run_here(world, name, *more)
+        assert message in str(caught.value) and "\n" not in str(caught.value) and not (world / name).exists()
 
     def test_two_processes_give_the_same_answers(self, world, whole):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

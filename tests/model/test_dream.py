@@ -155,7 +155,7 @@ def test_other_models_are_refused_in_one_line(folder, tmp_path):
         ({"model_type": "Dream", "rope_scaling": {"factor": 2}}, "config.json cannot be used .*rope_scaling"),
         ({"model_type": "Dream", "hidden_size": "wide"}, "config.json cannot be used"),
     ]:
-        (tmp_path / "config.json").write_text(json.dumps(SHAPE | fields))
+        (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"mask_token_id": 3} | fields))
         (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
         with pytest.raises(CheckpointError, match=message) as caught:
             load_config(tmp_path)

@@ -4,11 +4,15 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
 import inference_demo
+from cd4lm.decoding.command_line import Answerer
+from cd4lm.decoding.options import DecodingOptions
 from scripts import LLaDA_generate, LLaDA_generate_dynamic
+from tests.byte_checkpoint import build
 from tests.conftest import ROOT
 
 TEACHER = ROOT / "checkpoints/tiny_teacher"
@@ -44,6 +48,36 @@ def test_trace(tmp_path, run_main, words, titles):
         steps = [token["step"] for token in run["tokens"] if token["step"] >= 0]
         assert set(steps) == set(range(run["nfe"]))
     assert [file.name for file in tmp_path.iterdir()] == ["trace.html"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ratio 1:100:2",
+        "test:runner:1 :smile:",
+        "[bold]x[/bold] [red]",
+        "a " * 300,
+        "def f():\n\treturn 1\r\n",
+        "\x1b[1m\a\n\n",
+    ],
+)
+def test_the_answer_is_printed_as_it_is(capsys, text):
+    """No emoji, markup or broken lines, whatever the model writes; the answer is put in the model's mouth."""
+    answerer = Answerer(TEACHER, DecodingOptions())
+    (real,) = answerer.answers([answerer.encode(BASE[-1])])
+    answerer.answers = lambda prompts, on_step: [replace(real, text=text)]
+    inference_demo.run(answerer, BASE[-1], inference_demo.console())
+    printed = capsys.readouterr().out
+    assert f"\n{text}\n{real.nfe} NFE" in printed and printed.endswith(f"{real.result.commits[0]}\n")
+
+
+def test_generators_print_every_character(run_main, tmp_path):
+    """JSON too holds the text and not its escapes."""
+    folder = build(tmp_path / "model")
+    words = ("--model_path", folder, "--prompt", "naïve 日本 :smile: [bold]")
+    _, plain = run_main(LLaDA_generate_dynamic.main, *words)
+    _, record = run_main(LLaDA_generate_dynamic.main, *words, "--json")
+    assert "naïve 日本" in record and plain.startswith(json.loads(record)["answer"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import torch
 from torch.utils.data import Dataset
 
 from cd4lm.config import require
+from cd4lm.data.rows import check_texts
+from cd4lm.model.configuration import DiffusionConfig
 from cd4lm.model.tokenizer import Tokenizer
 from cd4lm.settings import FormatConfig
 
@@ -15,12 +17,42 @@ def encode_prompt(tokenizer: Tokenizer, question: str, template: str | None = No
     """Token ids of a question, in the tokenizer's chat template or in raw text. Raises ValueError if it is empty."""
     require(bool(question.strip()), "the prompt is empty: write a question")
     if template is None:
-        require(tokenizer.chat_template is not None, "the tokenizer has no chat template: set a prompt_template")
-        messages = [{"role": "user", "content": question}]
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = chat_text(tokenizer, [{"role": "user", "content": question}])
     else:
-        text = template.format(question=question)
+        text = template.replace("{question}", question)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def chat_text(tokenizer: Tokenizer, conversation: Sequence[dict]) -> str:
+    """A conversation up to where the model answers, in the tokenizer's chat template.
+
+    Raises ValueError without a template and for one that fails, with advice that every command can follow.
+    """
+    name = tokenizer.name_or_path
+    advice = "put the chat_template.jinja of its base model into that folder"
+    require(tokenizer.chat_template is not None, f"{name} has no chat template: {advice}")
+    try:
+        return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    except ValueError:
+        raise
+    except Exception as error:  # a template is a program, which may raise anything
+        raise ValueError(f"the chat template of {name} cannot be used ({error}): {advice}") from error
+
+
+def check_token_ids(config: DiffusionConfig, tokenizer: Tokenizer) -> None:
+    """Raise ValueError unless a checkpoint's tokenizer has the model's mask token, and ends that the model knows."""
+    name, mask = tokenizer.name_or_path, config.mask_token_id
+    require(
+        tokenizer.mask_token_id in (None, mask),
+        f"{name}: mask_token_id={mask} in config.json, but the tokenizer's {tokenizer.mask_token} is "
+        f"{tokenizer.mask_token_id}: correct one of them",
+    )
+    for end in end_ids(tokenizer):
+        require(
+            end < config.embedding_size,
+            f"{name}: the tokenizer's {tokenizer.convert_ids_to_tokens(end)} is {end}, outside the vocabulary of "
+            f"{config.embedding_size}: take the tokenizer files of this model",
+        )
 
 
 def encode_answer(tokenizer: Tokenizer, answer: str, config: FormatConfig) -> list[int]:
@@ -33,18 +65,16 @@ def encode_answer(tokenizer: Tokenizer, answer: str, config: FormatConfig) -> li
 class AnswerDataset(Dataset):
     """Rows as token ids: prompt, answer, and the row's number, from which its masks are drawn.
 
-    `skipped` counts rows longer than max_length, which are left out rather than cut inside the answer.
+    `skipped` counts rows longer than max_length, which are left out rather than cut inside the answer. source: where
+    the rows come from, for messages.
     """
 
-    def __init__(self, rows: Sequence[dict], tokenizer: Tokenizer, config: FormatConfig):
+    def __init__(self, rows: Sequence[dict], tokenizer: Tokenizer, config: FormatConfig, source: str = "the data"):
         self.examples, self.skipped = [], 0
+        end_ids(tokenizer)  # an answer needs an EOS
+        require(bool(rows), f"{source} has no rows: prepare it with scripts/prepare_data.py")
+        check_texts(rows, ("question", "answer"), source)
         for index, row in enumerate(rows):
-            for column in ("question", "answer"):
-                require(
-                    isinstance(row.get(column), str) and row[column].strip() != "",
-                    f"row {index + 1} of the data has no text in column {column!r}, only {sorted(row)}: "
-                    "prepare it with scripts/prepare_data.py",
-                )
             example = {
                 "example_id": index,
                 "prompt": encode_prompt(tokenizer, row["question"], config.prompt_template),
@@ -94,7 +124,14 @@ class AnswerCollator:
 
 
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Tokens that end an answer: EOS, and the end-of-turn token of LLaDA's or Dream's chat template if there is one."""
+    """Tokens that end an answer: EOS, and the end-of-turn token of LLaDA's or Dream's chat template if there is one.
+
+    Raises ValueError for a tokenizer that names no EOS.
+    """
+    require(
+        tokenizer.eos_token_id is not None,
+        f"the tokenizer of {tokenizer.name_or_path} has no EOS: name eos_token in its tokenizer_config.json",
+    )
     turns = [tokenizer.convert_tokens_to_ids(turn) for turn in ("<|eot_id|>", "<|im_end|>")]
     known = [turn for turn in turns if turn is not None and turn != tokenizer.unk_token_id]
     return tuple(dict.fromkeys((tokenizer.eos_token_id, *known)))

@@ -1,124 +1,165 @@
-"""Rows of question and answer: reading and writing them, and the data sets they come from."""
+"""Rows of a data file: read from the formats that people have them in, checked, and written.
 
+Every refusal is one line with the file, the row and what to do. Rows are counted from 1, blank lines not among them.
+"""
+
+import csv
+import gzip
 import hashlib
+import io
 import json
-import random
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 
 from cd4lm.config import require
-from cd4lm.data.tiny_task import CHAINS, make_row
+from cd4lm.io import is_lfs_pointer
+
+KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+# Files that are often named .jsonl by mistake, by how they begin.
+OTHERS = {b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "compressed with zstd", b"BZh": "compressed with bzip2"}
+OTHERS |= {b"\xfd7zXZ": "compressed with xz", b"ARROW1": "an Arrow file", b"SQLite": "a database"}
+BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+def read_rows(path: str | Path) -> Iterable[dict]:
+    """Rows of a .jsonl, .json, .csv, .tsv (each also .gz) or .parquet file; those of a parquet file come as they are read.
+
+    Raises ValueError for any other file and for one that is damaged, OSError for one that cannot be opened.
+    """
+    path = Path(path)
+    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    require(kind in KINDS, f"{path} must be one of {', '.join(KINDS)}: rename or convert it")
+    require(not path.is_dir(), f"{path} is a folder: pass one of its files")
+    with open(path, "rb") as file:
+        head = file.read(200)
+    require(not is_lfs_pointer(head), f"{path} is a Git LFS pointer, not the data: run `git lfs pull`, or download it")
+    if kind == ".parquet" or head.startswith(PARQUET):
+        return read_parquet(path)
+    return read_table(path, kind) if kind in (".csv", ".tsv") else read_jsonl(path)
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Rows of a JSON-lines file; a line that is not a JSON object is an error that names its number."""
-    rows = []
-    with open(path, encoding="utf-8") as file:
+    """Rows of a text file of JSON lines, or of one JSON list of rows. Raises ValueError naming the line or row."""
+    text = read_text(Path(path))
+    begin = text.lstrip()[:1]
+    escaped = "\\ud" in text.lower()  # the only way in which half of a character can stand in UTF-8
+    require(begin != "<", f"{path} is a web page, not data: download it again")
+    if begin == "[":
+        rows = parse(text, f"{path} begins like a list of rows but")
+        return [checked(row, f"{path} row {number}", escaped) for number, row in enumerate(rows, start=1)]
+    lines = enumerate(io.StringIO(text, newline=None), start=1)  # at line ends alone: JSON may hold U+2028
+    places = ((line, f"{path} line {number}") for number, line in lines if line.strip())
+    return [checked(parse(line, place), place, escaped) for line, place in places]
+
+
+def read_text(path: Path) -> str:
+    """A text file, unpacked if it is gzip's, without its byte-order mark. Raises ValueError for anything but text."""
+    data = path.read_bytes()
+    require(not is_lfs_pointer(data), f"{path} is a Git LFS pointer, not the data: run `git lfs pull`")
+    if data.startswith(GZIP):
         try:
-            lines = file.readlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not a UTF-8 text file: pass JSON lines") from error
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is damaged or truncated ({error}): copy it again") from error
+    for begin, what in OTHERS.items():
+        require(not data.startswith(begin), f"{path} is {what}: unpack or convert it to JSON lines")
+    encoding = BYTE_ORDER_MARKS.get(data[:2], "utf-8-sig")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path} is not a UTF-8 text file (line {line}): save it as UTF-8") from error
+
+
+def parse(text: str, place: str):
+    """A JSON value. Raises ValueError for what is none, and for numbers and depths that Python does not read."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or str(error).partition(";")[0]
+        raise ValueError(f"{place} is not valid JSON ({reason}): fix or remove it") from error
+
+
+def checked(row, place: str, escaped: bool) -> dict:
+    """A row that is an object, and of whole characters where there are escapes. Raises ValueError otherwise."""
+    require(isinstance(row, dict), f"{place} is not an object of columns: fix or remove it")
+    try:
+        json.dumps(row if escaped else None, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        code = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"{place} holds {code}, half of a character (a lone surrogate): fix or remove it") from error
+    return row
+
+
+def read_table(path: Path, kind: str) -> list[dict]:
+    """Rows of a comma-, semicolon- or tab-separated file with a header. Raises ValueError where its columns are unclear."""
+    text = read_text(path)
+    if not text.strip():
+        return []
+    first = text.lstrip("\r\n").partition("\n")[0]
+    marks = ["\t"] if kind == ".tsv" else [mark for mark in ",;\t" if mark in first]
+    require(len(marks) == 1, f"{path} has no clear separator in its first line: convert it to JSON lines")
+    try:
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=marks[0], strict=True)
+        header, *lines = filter(any, table)
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a readable table ({error}): convert it to JSON lines") from error
+    names = [name.strip() for name in header]
+    require(
+        all(names) and len(set(names)) == len(names), f"{path} needs a first line of different column names: {names}"
+    )
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+        same = len(line) == len(names)
+        require(
+            same,
+            f"{path} row {number} has {len(line)} cells for {len(names)} columns: quote cells that hold {marks[0]!r}",
+        )
+    return [dict(zip(names, line, strict=True)) for line in lines]
+
+
+def read_parquet(path: Path) -> Iterator[dict]:
+    """Rows of a parquet file as they are read. Raises ValueError for a damaged file."""
+    import pyarrow.parquet  # comes with datasets; only this format needs it
+
+    try:
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+        yield from chain.from_iterable(batch.to_pylist() for batch in batches)
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"{path} is no readable parquet file ({str(error).splitlines()[0]}): copy it again") from error
+
+
+def text_of(row: dict, column: str) -> str:
+    """The text in a column. Raises ValueError with what the row has instead, the message's subject being the row."""
+    others = ", ".join(map(repr, sorted(row, key=str))) or "none"
+    require(column in row, f"has no text in column {column!r}, its columns are {others}")
+    value = row[column]
+    require(isinstance(value, str), f"has no text in column {column!r} but {shown(value)}")
+    require(bool(value.strip()), f"has no text in column {column!r}: it is empty")
+    return value
+
+
+def check_texts(rows: Iterable[dict], columns: Iterable[str], source: str | Path) -> None:
+    """Raise ValueError naming the first row that lacks a text in one of the columns."""
+    columns = tuple(columns)
+    for number, row in enumerate(rows, start=1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {number} is not valid JSON ({error.msg}): fix or remove it") from error
-        require(isinstance(row, dict), f"{path} line {number} is not an object of columns: fix or remove it")
-        rows.append(row)
-    return rows
+            for column in columns:
+                text_of(row, column)
+        except ValueError as error:
+            raise ValueError(f"{source} row {number} {error}: repair it, or use scripts/prepare_data.py") from error
+
+
+def shown(value) -> str:
+    """The start of a value, for a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set of the hub: which columns hold question and answer, and how it is split (shares of train).
-
-    default_samples: rows taken when none are asked for, None = all.
-    """
-
-    hub_name: str
-    subset: str | None
-    question: str
-    answer: str
-    train_share: float
-    default_samples: int | None
-
-
-SOURCES = {
-    "gsm8k": Source("openai/gsm8k", "main", "question", "answer", 0.90, None),
-    "opencode": Source("nvidia/OpenCodeInstruct", None, "input", "output", 0.95, 200_000),
-}
-TINY_COUNTS = {"train": 4000, "validation": 500, "test": 2000}
-
-
-def revision_of(dataset: str, file: str | None) -> str:
-    """What pins the source: the hub's commit, or the SHA-256 of a local file; tiny is pinned by our own code."""
-    if dataset in CHAINS:
-        require(file is None, f"--source does not apply to {dataset}: its problems are generated")
-        return "generated"
-    if file is not None:
-        require(Path(file).is_file(), f"source file {file} does not exist: check --source")
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    from huggingface_hub import HfApi  # comes with datasets
-
-    name = SOURCES[dataset].hub_name
-    try:
-        return HfApi().dataset_info(name).sha
-    except Exception as error:  # of whichever HTTP library the hub's client uses
-        raise ValueError(
-            f"the hub cannot be asked for {name} ({error}): check the network, or pass --source"
-        ) from error
-
-
-def read_source(source: Source, file: str | None, revision: str, limit: int | None) -> Iterator[dict]:
-    """Rows {question, answer} of a data set, from the hub (streamed, so that 5M rows cost what is taken) or a file."""
-    if file is None:
-        from datasets import load_dataset  # slow to import, and not needed for local files
-
-        rows = load_dataset(source.hub_name, source.subset, split="train", streaming=True, revision=revision)
-    else:
-        rows = read_file(Path(file))
-    for number, row in enumerate(islice(rows, limit), start=1):
-        for column in (source.question, source.answer):
-            require(
-                isinstance(row.get(column), str) and row[column].strip() != "",
-                f"{file or source.hub_name} row {number} has no text in column {column!r}; it has {sorted(row)}",
-            )
-        yield {"question": row[source.question], "answer": row[source.answer]}
-
-
-def read_file(path: Path) -> list[dict] | Iterator[dict]:
-    """Rows of a local .jsonl or .parquet file."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet  # comes with datasets; only this branch needs it
-
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
-        return (row for batch in batches for row in batch.to_pylist())
-    require(path.suffix in (".jsonl", ".json"), f"source file {path} must be .jsonl or .parquet")
-    return read_jsonl(path)
-
-
-def build_splits(
-    dataset: str, file: str | None, revision: str, max_samples: int | None, seed: int
-) -> dict[str, list[dict]]:
-    """The splits of a data set by name: shuffled with the seed and cut, or generated for the embedded task."""
-    if dataset in CHAINS:
-        counts = TINY_COUNTS | ({} if max_samples is None else {"train": max_samples})
-        return {split: [make_row(split, i, seed, dataset) for i in range(count)] for split, count in counts.items()}
-    source = SOURCES[dataset]
-    limit = source.default_samples if max_samples is None else max_samples
-    rows = list(read_source(source, file, revision, limit))
-    require(len(rows) >= 2, f"{dataset} gave {len(rows)} rows: at least 2 are needed to split")
-    random.Random(seed).shuffle(rows)
-    cut = min(max(round(len(rows) * source.train_share), 1), len(rows) - 1)
-    return {"train": rows[:cut], "validation": rows[cut:]}
 
 
 def digest(rows: Iterable[dict]) -> str:

@@ -30,12 +30,11 @@ class Answerer:
     """A checkpoint with a decoder. Raises ValueError for anything that cannot be decoded before the weights are read."""
 
     def __init__(self, folder: Path, options: DecodingOptions):
-        from cd4lm.data.examples import end_ids
         from cd4lm.model.loading import load_config, tokenizer_for_inference
 
         self.folder, self.model_config = folder, load_config(folder)
         self.tokenizer = tokenizer_for_inference(folder)
-        self.decoder = options.decoder(self.model_config, end_ids(self.tokenizer), DecodingOptions.stored(folder))
+        self.decoder = options.for_checkpoint(folder, self.tokenizer)
 
     @cached_property
     def model(self):
@@ -45,13 +44,15 @@ class Answerer:
         return load_for_inference(self.folder)[0]
 
     def encode(self, question: str):
-        """Token ids (P,) of a question in the chat template."""
+        """Token ids (P,) of a question in the chat template. Raises ValueError for one that cannot be decoded."""
         import torch
 
         from cd4lm.data.examples import encode_prompt
+        from cd4lm.decoding.checks import check_prompt
 
         ids = torch.tensor(encode_prompt(self.tokenizer, question))
         self.check_words(question)
+        check_prompt(self.model_config, 0, ids, self.decoder.config)
         return ids
 
     def check_words(self, text: str) -> None:
@@ -67,10 +68,7 @@ class Answerer:
     def answers(self, prompts: Sequence, on_step: Callable | None = None) -> list:
         """A Generation for each prompt, in their order, decoded as one batch."""
         from cd4lm.decoding import generate
-        from cd4lm.decoding.checks import check_prompt
 
-        for i, prompt in enumerate(prompts):
-            check_prompt(self.model_config, i, prompt, self.decoder.config)
         how = {"batch_size": len(prompts), "on_step": on_step}
         found = list(generate(self.model, self.tokenizer, prompts, self.decoder, **how))
         return sorted(found, key=lambda g: g.index)
@@ -87,7 +85,8 @@ def generate_and_print(arguments: argparse.Namespace, options: DecodingOptions) 
     for prompt, g in zip(arguments.prompt, found, strict=True):
         counts = {"nfe": g.nfe, "tokens": len(g.tokens), "tokens_per_forward": round(len(g.tokens) / g.nfe, 2)}
         if arguments.json:
-            print(json.dumps({"prompt": prompt, "answer": g.text, **counts, "commits": g.result.commits[0]}))
+            record = {"prompt": prompt, "answer": g.text, **counts, "commits": g.result.commits[0]}
+            print(json.dumps(record, ensure_ascii=False))
         else:
             rate = counts["tokens_per_forward"]
             print(f"{g.text}\n[{counts['tokens']} tokens, {g.nfe} NFE, {rate} tokens per forward]")

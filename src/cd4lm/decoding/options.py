@@ -14,10 +14,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-import yaml
 from pydantic.dataclasses import dataclass
 
-from cd4lm.config import STRICT, ConfigError, Number, build, require
+from cd4lm.config import STRICT, ConfigError, Number, build, read_yaml, require
 from cd4lm.decoding.config import CACHES, DecodeConfig, exact_cache
 from cd4lm.io import write_json
 
@@ -153,8 +152,11 @@ class DecodingOptions:
     @classmethod
     def stored(cls, folder: str | Path) -> "DecodingOptions":
         """What a checkpoint's generation_config.json says of our options; nothing where there is none."""
-        said = read_stored(folder)
-        return cls.parse({name: said[name] for name in STORED if name in said}, f"{Path(folder) / FILE}: ")
+        file, said = Path(folder) / FILE, read_stored(folder)
+        options = cls.parse({name: said[name] for name in STORED if name in said}, f"{file}: ")
+        for name, value in vars(options).items():
+            require(type(value) is not int or value >= 1, f"{file}: {name}={value} must be at least 1")
+        return options
 
     def save(self, folder: str | Path) -> None:
         """Write what is said beside whatever else the checkpoint's generation_config.json holds, all or nothing."""
@@ -217,12 +219,13 @@ class DecodingOptions:
 
         tokenizer: the checkpoint's if it is at hand. Raises ValueError for what cannot be decoded.
         """
-        from cd4lm.data.examples import end_ids
+        from cd4lm.data.examples import check_token_ids, end_ids
         from cd4lm.model.loading import load_config, tokenizer_for_inference
 
         model_config = load_config(folder)
-        ends = end_ids(tokenizer_for_inference(folder) if tokenizer is None else tokenizer)
-        return self.decoder(model_config, ends, DecodingOptions.stored(folder))
+        tokenizer = tokenizer_for_inference(folder) if tokenizer is None else tokenizer
+        check_token_ids(model_config, tokenizer)
+        return self.decoder(model_config, end_ids(tokenizer), DecodingOptions.stored(folder))
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
@@ -292,7 +295,7 @@ def parse_pairs(text: str, where: str, as_text: Collection[str] = ()) -> dict:
             raise ConfigError(f"{where}{part!r} is not of the form key=value")
         if key in pairs:
             raise ConfigError(f"{where}{key} is given twice")
-        pairs[key] = value if key in as_text else yaml.safe_load(value)
+        pairs[key] = value if key in as_text else read_yaml(value, f"{where}{part!r}")
     return pairs
 
 
@@ -302,8 +305,9 @@ def read_stored(folder: str | Path) -> dict:
     if not file.is_file():
         return {}
     try:
-        stored = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON ({error.msg}): repair or delete it") from error
+        stored = json.loads(file.read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or error
+        raise ValueError(f"{file} is not valid JSON ({reason}): repair or delete it") from error
     require(isinstance(stored, dict), f"{file} is not a JSON object: repair or delete it")
     return stored

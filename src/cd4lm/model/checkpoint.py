@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from cd4lm.io import is_lfs_pointer
+
 if TYPE_CHECKING:
     import torch
 
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"  # of peft, with which transformers adds an adapter to the weights that it loads
 # The files of a hub checkpoint that are no weights.
 SETTINGS = ("*.json", "*.jinja", "*.txt")
 
@@ -23,7 +26,8 @@ class CheckpointError(ValueError):
 def check_folder(folder: str | Path) -> None:
     """Check a local checkpoint folder before its weights are read; a hub name (owner/model) is left to the hub.
 
-    Raises CheckpointError for a missing folder, no config.json, no weights, or an unreadable weights file.
+    Raises CheckpointError for a missing folder, no config.json, weights that are missing, damaged or of more than one
+    model, and an adapter, which must be merged first.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -35,15 +39,48 @@ def check_folder(folder: str | Path) -> None:
         return
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json: not a checkpoint folder in the released layout")
-    shards = sorted(path.glob("model*.safetensors"))
-    if not shards and not list(path.glob("pytorch_model*.bin")):
+    check_which_weights(path)
+    for file in weight_files(path) or path.glob("pytorch_model*.bin"):
+        check_header(file)
+
+
+def check_which_weights(folder: Path) -> None:
+    """Raise CheckpointError unless a folder holds the weights of one model, and all of them."""
+    shards = sorted(folder.glob("model*.safetensors"))
+    single, index, adapter = folder / SINGLE, folder / INDEX, (folder / ADAPTER).is_file()
+    whole = bool(shards or index.is_file() or list(folder.glob("pytorch_model*.bin")))
+    if adapter and not whole:
+        raise CheckpointError(f"{folder} holds an adapter alone: merge it into its base model and pass that folder")
+    if adapter:
+        raise CheckpointError(
+            f"{folder} holds {ADAPTER} beside whole weights: if they are merged, move {ADAPTER} and its weights away, "
+            "else merge them first"
+        )
+    if not whole:
         raise CheckpointError(f"{folder} has no weights (model*.safetensors): the download or copy is incomplete")
-    for shard in shards:
-        try:
-            with safe_open(shard, "pt"):
+    if shards and not single.is_file() and not index.is_file():
+        raise CheckpointError(f"{folder} has {shards[0].name} but no {INDEX}: the download or copy is incomplete")
+    if single.is_file() and index.is_file() and (others := set(indexed(folder)) - {SINGLE}):
+        raise CheckpointError(
+            f"{folder} holds {SINGLE} beside {INDEX}, which names {min(others)} and others: remove the weights that are "
+            "not meant"
+        )
+
+
+def check_header(file: Path) -> None:
+    """Raise CheckpointError for a weights file that cannot be opened; its weights are not read."""
+    with open(file, "rb") as opened:
+        start = opened.read(200)
+    if is_lfs_pointer(start):
+        raise CheckpointError(f"{file} is a Git LFS pointer, not the weights: run `git lfs pull`, or download it")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt"):
                 pass
-        except SafetensorError as error:
-            raise CheckpointError(f"{shard} is damaged or truncated ({error}): copy it again") from error
+        elif not start.startswith((b"PK", b"\x80")):  # torch.save writes a zip file, and once wrote a pickle
+            raise SafetensorError("not written by torch.save")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged or truncated ({error}): copy it again") from error
 
 
 def local_folder(folder: str | Path, *, weights: bool) -> Path:
@@ -68,44 +105,59 @@ def local_folder(folder: str | Path, *, weights: bool) -> Path:
 
 def read_json(file: Path) -> dict:
     """An object from a JSON file. Raises ValueError for anything else."""
-    tree = json.loads(file.read_text(encoding="utf-8"))
+    data = file.read_bytes()
+    if is_lfs_pointer(data):
+        raise ValueError(f"{file.name} is a Git LFS pointer: run `git lfs pull`")
+    try:
+        tree = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is not valid JSON, {error}: copy it again") from error
     if not isinstance(tree, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError(f"{file.name} is not a JSON object: copy it again")
     return tree
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint: one, or the shards that its index names; none if it has none."""
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
     if not (folder / INDEX).is_file():
         return []
-    try:
-        files = [folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder / INDEX} is damaged ({error}): copy it again") from error
+    files = [folder / name for name in indexed(folder)]
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"{folder} has no {file.name}, which {INDEX} names: the download is incomplete")
     return files
 
 
+def indexed(folder: Path) -> list[str]:
+    """The names of the files in a folder's index. Raises CheckpointError if it is damaged."""
+    try:
+        names = set(read_json(folder / INDEX)["weight_map"].values())
+        return sorted(Path(name).name for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / INDEX} is damaged ({error}): copy it again") from error
+
+
 def read_weights(
     files: list[Path], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """The weights of these names and shapes from safetensors files, strictly. Raises CheckpointError."""
+    check_shapes(files, shapes)
     shards = [safe_open(file, "pt", device=str(device)) for file in files]
-    holder = {}
-    for shard in shards:
-        holder |= dict.fromkeys(shard.keys(), shard)
-    found = {name: tuple(shard.get_slice(name).get_shape()) for name, shard in holder.items()}
+    return {name: shard.get_tensor(name).to(dtype) for shard in shards for name in sorted(shard.keys())}
+
+
+def check_shapes(files: list[Path], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError unless safetensors files hold weights of these names and shapes; reads no weights."""
+    shards = [safe_open(file, "pt") for file in files]
+    found = {name: tuple(shard.get_slice(name).get_shape()) for shard in shards for name in sorted(shard.keys())}
     report = {
         "missing_keys": shapes.keys() - found.keys(),
         "unexpected_keys": found.keys() - shapes.keys(),
         "mismatched_keys": [(n, found[n], shapes[n]) for n in found.keys() & shapes.keys() if found[n] != shapes[n]],
     }
     check_loading(files[0].parent, report)
-    return {name: holder[name].get_tensor(name).to(dtype) for name in shapes}
 
 
 def check_loading(folder: str | Path, report: dict) -> None:

@@ -44,6 +44,9 @@ CARRIED_FIELDS = {
     "precision": None,
     "use_cache": False,
 }
+# The shape of a model, in whole numbers.
+SIZES = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "vocab_size", "embedding_size")
+SIZES = (*SIZES, "max_sequence_length")
 
 
 class DiffusionConfig:
@@ -58,6 +61,7 @@ class DiffusionConfig:
     """
 
     model_type: str
+    needed: tuple[str, ...]  # fields without which a config.json is of another layout
     output_shift = 0
 
     def __init__(self, **fields):
@@ -96,18 +100,54 @@ class DiffusionConfig:
             raise ValueError("block_length and block_grid mean nothing with attention='bidirectional': leave them out")
         if attention == "block_causal":
             block_grid = block_grid or "answer"
-            if block_length is None or block_length < 1:
+            if type(block_length) is not int or block_length < 1:
                 raise ValueError(f"block_length={block_length} must be at least 1 with attention='block_causal'")
             if block_grid not in BLOCK_GRIDS:
                 raise ValueError(f"block_grid={block_grid!r} is unknown: use one of {', '.join(BLOCK_GRIDS)}")
         self.attention, self.block_length, self.block_grid = attention, block_length, block_grid
+
+    @classmethod
+    def from_file(cls, fields: dict) -> "DiffusionConfig":
+        """A configuration from the fields of a config.json. Raises ValueError for one of another layout."""
+        experts = [name for name in fields if "expert" in name and fields[name]]
+        if experts:
+            raise ValueError(
+                f"{experts[0]}={fields[experts[0]]!r}: a mixture of experts, which is not supported: take LLaDA-8B or Dream-7B"
+            )
+        if fields.get("quantization_config") is not None:
+            raise ValueError("quantization_config: quantized weights are not supported: take the bfloat16 checkpoint")
+        lacking = ", ".join(name for name in cls.needed if fields.get(name) is None)
+        if lacking:
+            raise ValueError(
+                f"it has no {lacking}, which every {cls.model_type} checkpoint has: add it, or take a checkpoint of that layout"
+            )
+        config = cls(**fields)
+        config.check_tokens(fields)
+        return config
+
+    def check_tokens(self, fields: dict) -> None:
+        """Raise ValueError for token ids of a config.json that the vocabulary does not have."""
+        for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+            token = fields.get(name)
+            if token is not None and (type(token) is not int or not 0 <= token < self.embedding_size):
+                raise ValueError(f"{name}={token!r} is none of the {self.embedding_size} token ids: correct it")
+        if fields["mask_token_id"] == fields.get("eos_token_id"):
+            raise ValueError(f"mask_token_id and eos_token_id are both {fields['mask_token_id']}: they must differ")
 
     @property
     def head_dim(self) -> int:
         return self.d_model // self.n_heads
 
     def check_shape(self) -> None:
-        """Raise ValueError for sizes that do not fit each other."""
+        """Raise ValueError for sizes that are no whole numbers or do not fit each other."""
+        for name in SIZES:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        for name in ("rope_theta", "rms_norm_eps", "init_std"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value!r} must be a number above 0")
         if self.d_model % self.n_heads or self.head_dim % 2:
             raise ValueError(f"d_model={self.d_model} must split into n_heads={self.n_heads} heads of even size")
         if self.n_heads % self.n_kv_heads:
@@ -120,6 +160,7 @@ class LLaDAFields(DiffusionConfig):
     """The configuration of a LLaDA model; defaults are LLaDA-8B-Instruct, and LLaDA-1.5 is of the same layout."""
 
     model_type = "llada"
+    needed = ("d_model", "n_heads", "n_layers", "vocab_size", "mask_token_id")
 
     def fill(
         self,

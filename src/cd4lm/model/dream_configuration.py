@@ -22,6 +22,7 @@ class DreamFields(DiffusionConfig):
     """The configuration of a Dream model; defaults are Dream-v0-Instruct-7B."""
 
     model_type = "Dream"
+    needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "mask_token_id")
     output_shift = 1
 
     def fill(

@@ -8,11 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cd4lm.model.checkpoint import CheckpointError, check_folder, local_folder, read_json, read_weights, weight_files
+from cd4lm.model.checkpoint import (
+    CheckpointError,
+    check_folder,
+    check_shapes,
+    local_folder,
+    read_json,
+    read_weights,
+    weight_files,
+)
 from cd4lm.model.configuration import DiffusionConfig, LLaDAFields
 from cd4lm.model.dream_configuration import DreamFields
 from cd4lm.model.tokenizer import JsonTokenizer, Tokenizer
-from cd4lm.model.tokenizer_files import UnsupportedTokenizer
+from cd4lm.model.tokenizer_files import PLAIN_CLASSES, UnsupportedTokenizer, unusable
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +46,13 @@ def load_config(folder: str | Path) -> DiffusionConfig:
     file = local_folder(folder, weights=False) / "config.json"
     try:
         fields = read_json(file)
-        model_type = fields.get("model_type")
-        if model_type in CONFIGS:
-            return CONFIGS[model_type](**fields)
+        kind = next((kind for kind in CONFIGS.values() if kind.model_type == fields.get("model_type")), None)
+        if kind is not None:
+            return kind.from_file(fields)
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder}: config.json cannot be used ({str(error).splitlines()[0]})") from error
-    raise CheckpointError(f"{folder}: model_type {model_type!r} is not one of {', '.join(CONFIGS)}")
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder}: config.json cannot be used ({reason})") from error
+    raise CheckpointError(f"{folder}: model_type {fields.get('model_type')!r} is not one of {', '.join(CONFIGS)}")
 
 
 def model_of(config: DiffusionConfig) -> DiffusionLM:
@@ -57,20 +66,42 @@ def load_model(folder: str | Path, *, dtype: torch.dtype) -> DiffusionLM:
     """The transformers model that a checkpoint's config.json names, on the CPU. Raises CheckpointError."""
     from cd4lm.model.pretrained import MODELS
 
-    return MODELS[load_config(folder).model_type].from_pretrained(folder, dtype=dtype)
+    config, files = load_config(folder), weight_files(local_folder(folder, weights=True))
+    if files:
+        check_shapes(files, shapes_of(empty_network(config)))
+    return MODELS[config.model_type].from_pretrained(folder, dtype=dtype)
+
+
+def empty_network(config: DiffusionConfig) -> DiffusionLM:
+    """The network of a configuration without memory for its weights."""
+    import torch
+
+    from cd4lm.model.dream import Dream
+    from cd4lm.model.llada import LLaDA
+
+    with torch.device("meta"):
+        return {"llada": LLaDA, "Dream": Dream}[config.model_type](config)
+
+
+def shapes_of(network: DiffusionLM) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight by its name."""
+    return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The transformers tokenizer saved beside a checkpoint. Raises CheckpointError if there is none."""
-    from transformers import AutoTokenizer, Qwen2TokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2TokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    # Classes that checkpoints bring as code of their own, and the class of the library that reads their files.
-    classes = {"DreamTokenizer": Qwen2TokenizerFast}
+    # Dream brings code of its own, whose files the library's class reads; AutoTokenizer takes the others by itself, but
+    # warns about config.json where it would not read it.
+    classes = {"DreamTokenizer": Qwen2TokenizerFast} | dict.fromkeys(PLAIN_CLASSES, PreTrainedTokenizerFast)
     try:
         named = get_tokenizer_config(folder).get("tokenizer_class")
         return classes.get(named, AutoTokenizer).from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises whatever its parsers of the files raise
+        if Path(folder).exists():
+            load_config(folder)  # may be what the tokenizer's library stumbled over, and says so
         raise CheckpointError(
             f"{folder} has no usable tokenizer: copy the tokenizer files beside the weights"
         ) from error
@@ -78,10 +109,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 def tokenizer_for_inference(folder: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint from its tokenizer.json, or load_tokenizer's where that file is not all of it."""
+    files = local_folder(folder, weights=False)
     try:
-        return JsonTokenizer(local_folder(folder, weights=False), name=str(folder))
+        return JsonTokenizer(files, name=str(folder))
     except UnsupportedTokenizer:
         return load_tokenizer(folder)
+    except (OSError, LookupError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise unusable(folder, error) from error
 
 
 def load_network(folder: str | Path, dtype: torch.dtype | None = None) -> DiffusionLM:
@@ -90,21 +124,16 @@ def load_network(folder: str | Path, dtype: torch.dtype | None = None) -> Diffus
     The weights become the network's as they are read. A checkpoint in PyTorch's old .bin files needs transformers.
     Raises CheckpointError for a checkpoint that is incomplete, damaged or of another layout.
     """
-    import torch
-
-    from cd4lm.model.dream import Dream
-    from cd4lm.model.llada import LLaDA
-
     device, suited = best_device()
     dtype = dtype or suited
     config = load_config(folder)
-    files = weight_files(local_folder(folder, weights=True))
+    path = local_folder(folder, weights=True)
+    check_folder(path)  # what the hub has sent, too
+    files = weight_files(path)
     if not files:
         return load_model(folder, dtype=dtype).to(device).eval()
-    with torch.device("meta"):
-        network = {"llada": LLaDA, "Dream": Dream}[config.model_type](config)
-    shapes = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
-    network.load_state_dict(read_weights(files, shapes, dtype, device), assign=True)
+    network = empty_network(config)
+    network.load_state_dict(read_weights(files, shapes_of(network), dtype, device), assign=True)
     return network.eval()
 
 

@@ -119,7 +119,7 @@ class JsonTokenizer(Tokenizer):
         if tokenize:
             raise ValueError("tokenize=True is not supported: pass the text to the tokenizer")
         if self.chat_template is None:
-            raise ValueError("the tokenizer has no chat template: set a prompt_template")
+            raise ValueError(f"{self.name_or_path} has no chat template: put a chat_template.jinja into that folder")
         if continue_final_message:
             *before, last = conversation
             conversation = [*before, last | {"content": last["content"] + CONTINUED}]

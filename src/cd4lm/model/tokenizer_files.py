@@ -5,6 +5,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from cd4lm.io import is_lfs_pointer
 from cd4lm.model.checkpoint import CheckpointError, read_json
 
 CONFIG, BACKEND, TEMPLATE, NAMES = (
@@ -36,8 +37,8 @@ def need(condition: bool, reason: str) -> None:
         raise UnsupportedTokenizer(reason)
 
 
-def unusable(folder: Path, error: Exception) -> CheckpointError:
-    reason = str(error).splitlines()[0]
+def unusable(folder: str | Path, error: Exception) -> CheckpointError:
+    reason = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
     return CheckpointError(f"{folder} has no usable tokenizer ({reason}): copy the tokenizer files beside the weights")
 
 
@@ -45,6 +46,9 @@ def read_config(folder: Path) -> dict:
     """tokenizer_config.json. Raises UnsupportedTokenizer for options that tokenizer.json does not know."""
     for name in (CONFIG, BACKEND):
         need((folder / name).is_file(), f"{folder} has no {name}")
+        with open(folder / name, "rb") as file:
+            if is_lfs_pointer(file.read(200)):
+                raise CheckpointError(f"{folder / name} is a Git LFS pointer: run `git lfs pull`, or download it")
     for name in MORE_FILES:
         need(not (folder / name).exists(), f"{folder} has {name}")
     try:

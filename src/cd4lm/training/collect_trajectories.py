@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cd4lm.config import command_line, exit_with_message, load, require
 from cd4lm.data.examples import encode_prompt, end_ids
-from cd4lm.data.rows import digest, read_jsonl
+from cd4lm.data.rows import check_texts, digest, read_jsonl
 from cd4lm.data.trajectories import (
     MANIFEST,
     check_manifest,
@@ -87,6 +87,7 @@ def usable_prompts(config: ExperimentConfig, tokenizer) -> tuple[list[dict], dic
     file = Path(config.data.dir) / "train.jsonl"
     require(file.is_file(), f"{file} does not exist: run scripts/prepare_data.py --output_dir {config.data.dir} first")
     rows = read_jsonl(file)
+    check_texts(rows, ("question",), file)
     encoded = (encode_prompt(tokenizer, row["question"], config.format.prompt_template) for row in rows)
     room = config.format.max_length - config.format.answer_length
     chosen = {

@@ -20,7 +20,7 @@ def load_split(config: ExperimentConfig, split: str, tokenizer, limit: int | Non
     """One split of the prepared data as token ids; rows that are too long are left out, and their number is printed."""
     path = Path(config.data.dir) / f"{split}.jsonl"
     require(path.is_file(), f"{path} does not exist: run scripts/prepare_data.py --output_dir {config.data.dir} first")
-    dataset = AnswerDataset(read_jsonl(path)[:limit], tokenizer, config.format)
+    dataset = AnswerDataset(read_jsonl(path)[:limit], tokenizer, config.format, str(path))
     if dataset.skipped:
         print(f"{split}: {dataset.skipped} rows longer than max_length={config.format.max_length} tokens left out")
     return dataset

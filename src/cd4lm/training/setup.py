@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cd4lm.config import require
+from cd4lm.data.examples import chat_text
+from cd4lm.decoding.options import DecodingOptions
 from cd4lm.model import DiffusionConfig, DiffusionLM
 from cd4lm.model.loading import load_config, load_model
 from cd4lm.settings import ExperimentConfig, FormatConfig, TrainConfig
@@ -36,6 +38,9 @@ def check_fit(config: DiffusionConfig, tokenizer: PreTrainedTokenizerBase, form:
         "they do not fit",
     )
     require(tokenizer.pad_token_id is not None, f"{folder}: the tokenizer has no pad token: set pad_token in its files")
+    DecodingOptions.stored(folder)  # go into the student's folder at the end
+    if form.prompt_template is None:
+        chat_text(tokenizer, [{"role": "user", "content": "question"}])
     require(
         form.max_length <= config.max_sequence_length,
         f"format.max_length={form.max_length} exceeds the {config.max_sequence_length} positions of {folder}: lower it",

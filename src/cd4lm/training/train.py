@@ -148,6 +148,7 @@ def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
     """Student, teacher and data, ready to train. Raises ValueError for unusable input."""
     prepare_deepspeed()
     set_seed(config.train.seed)
+    load_config(config.teacher)  # names what is wrong with a checkpoint; the tokenizer's library does not
     tokenizer = load_tokenizer(config.teacher)
     check_models(config, tokenizer)
     is_cdlm = config.cdlm is not None
