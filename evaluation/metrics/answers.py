@@ -30,7 +30,9 @@ _CUE = re.compile(
 _JOINER = re.compile(
     r"(?:[\s$.,;&*]|\\[()\[\],;]|\\q?quad|\band\b|\bor\b|\\text\s*\{\s*(?:and|or|,)\s*\}|[A-Za-z](?:_\{?\d\}?)?\s*=)*"
 )
-_CLAUSE = re.compile(r"(?<=[\w}\])$*°%.])\s*[,;]?\s+(?:because|since|which|where|so|as|when|if|for|by|given|after)\b.*", re.DOTALL)
+_CLAUSE = re.compile(
+    r"(?<=[\w}\])$*°%.])\s*[,;]?\s+(?:because|since|which|where|so|as|when|if|for|by|given|after)\b.*", re.DOTALL
+)
 _RULE_LINE = re.compile(r"[ \t]*(?:[-*_=]{3,}|#{1,6}.*|```\w*)[ \t]*")
 _ITEM = re.compile(r"^[ \t]*\d{1,2}[.)][ \t]+(?=\S)", re.MULTILINE)
 

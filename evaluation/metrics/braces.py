@@ -28,16 +28,17 @@ def whole_group(text: str, command: str) -> str | None:
     return inside if inside is not None and found.end() + len(inside) + 1 == len(text) else None
 
 
-def split_outside(text: str, pattern: re.Pattern) -> list[str]:
-    """Pieces of a text between matches of a pattern that lie inside no bracket; brackets of any kind pair with any."""
+def split_outside(text: str, pattern: re.Pattern) -> tuple[list[str], list[str]]:
+    """Pieces of a text between matches of a pattern that lie in no bracket, and the matches; any bracket closes any."""
     depths, depth = [], 0
     for letter in text:
         depth -= letter in _CLOSE
         depths.append(depth)
         depth += letter in _OPEN
-    pieces, start = [], 0
+    pieces, marks, start = [], [], 0
     for found in pattern.finditer(text):
         if depths[found.start()] == 0:
             pieces.append(text[start : found.start()])
+            marks.append(found[0])
             start = found.end()
-    return [*pieces, text[start:]]
+    return [*pieces, text[start:]], marks

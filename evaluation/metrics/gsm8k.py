@@ -58,9 +58,10 @@ def gold(doc: dict) -> Decimal:
 def extract(response: str) -> Fraction | None:
     """The answer of a response under the default protocol, or None."""
     found = answers.find(response)
-    if found is None or len(found.pieces) > 1:
+    if found is None:
         return None
-    number = read(found.pieces[0], dash_is_mark=found.place != answers.BOXED)
+    numbers = {read(piece, dash_is_mark=found.place != answers.BOXED) for piece in found.pieces}
+    number = numbers.pop() if len(numbers) == 1 else None  # several boxes are one answer only if they say the same
     if number is not None or found.place == answers.BOXED:
         return number
     text = found.text if found.place in (answers.HEADING, answers.STATEMENT) else _without_items(response)

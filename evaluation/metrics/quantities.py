@@ -163,11 +163,12 @@ def as_text(number: Fraction) -> str:
     """A value as people write it: whole, decimal where that ends, else a fraction."""
     below = number.denominator
     if below == 1:
-        return str(number.numerator) if number.numerator.bit_length() < 3 * _DIGITS else "a number of thousands of digits"
+        return (
+            str(number.numerator) if number.numerator.bit_length() < 3 * _DIGITS else "a number of thousands of digits"
+        )
     for prime in (2, 5):
         while below % prime == 0:
             below //= prime
     if below == 1 and number.denominator < 10**12:
         return f"{float(number):.12f}".rstrip("0") if abs(number) < 1000 else str(float(number))
     return f"{number.numerator}/{number.denominator}" if number.denominator < 10**100 else "a long fraction"
-

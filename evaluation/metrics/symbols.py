@@ -1,7 +1,7 @@
 r"""One way of writing: signs of Unicode and spellings of LaTeX to the plain LaTeX that the readers of answers know.
 
-    ½ x² √51 –5 ∞ ٣       \frac{1}{2} x^{2} \sqrt{51} -5 \infty 3
-    \dfrac12 \left( 3 \right)  11,\! 111,\! 100     \frac{1}{2} ( 3 ) 11,111,100
+½ x² √51 –5 ∞ ٣       \frac{1}{2} x^{2} \sqrt{51} -5 \infty 3
+\dfrac12 \left( 3 \right)  11,\! 111,\! 100     \frac{1}{2} ( 3 ) 11,111,100
 """
 
 import html
@@ -12,9 +12,7 @@ CURRENCY = "¤"  # a dollar sign that is money; the others delimit mathematics
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎", "0123456789+-=()", strict=True))
-_GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega").split(), strict=True))  # fmt: skip
+_GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"], strict=True))  # fmt: skip
 _SIGNS = {
     **dict.fromkeys("−–—‐‑‒﹣－", "-"),
     **{letter: f"\\{name} " for letter, name in _GREEK.items()},
@@ -44,14 +42,14 @@ _SPELLINGS = [
         ("thousands: 1{,}000 and 1,\\!000", r"(?<=\d)\s*(?:\{,\}|,\s*\\!|\\,|\\!|\u00a0)\s*(?=\d{3}(?!\d))", ","),
         ("money", r"\\\$", CURRENCY),
         ("percent", r"\\%", "%"),
-        ("spaces", r"\\[,;:!>]|\\(?:quad|qquad|thinspace|enspace|hspace\{[^{}]*\})(?![A-Za-z])|\\ |~|\u00a0", " "),
+        ("spaces", r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|thinspace|enspace|hspace\{[^{}]*\})(?![A-Za-z]))|~|\u00a0", " "),
         ("degrees", r"\^\s*(?:\\circ|\{\s*\\circ\s*\})(?![A-Za-z])|\\(?:degree|textdegree)(?![A-Za-z])|\^\s*\{?°\}?", "°"),
         ("fractions", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         ("sqrt(2)", r"\\?(?<![A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         ("sqrt{2}", r"(?<![A-Za-z\\])sqrt(?=\s*[{\[])", r"\\sqrt"),
         ("\\sqrt 2", r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d|\\pi(?![A-Za-z])|[A-Za-z])", r"\\sqrt\1{\2}"),
         ("\\frac12", r"\\frac\s*(\d|\\[A-Za-z]+|[A-Za-z])(?=\s*[\d{\\A-Za-z])", r"\\frac{\1}"),
-        ("\\frac{1}2", rf"\\frac\s*(\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}})\s*(\d|\\(?!frac)[A-Za-z]+|[A-Za-z])", r"\\frac\1{\2}"),
+        ("\\frac{1}2", r"\\frac\s*(\{(?:[^{}]|\{[^{}]*\})*\})\s*(\d|\\(?!frac)[A-Za-z]+|[A-Za-z])", r"\\frac\1{\2}"),
         ("relations", r"\\(l|g)(?:eq|eqslant)(?![A-Za-z])", r"\\\1e"),
         ("relations as typed", r"<=", r"\\le "),
         ("relations as typed", r">=", r"\\ge "),
@@ -59,6 +57,7 @@ _SPELLINGS = [
         ("infinity in words", r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty "),
         ("pi in letters", r"(?<![A-Za-z\\])(?:pi|Pi|PI)(?![A-Za-z])", r"\\pi "),
         ("power as typed", r"(?<=[\w)}])\*\*(?=[\d({-])", "^"),
+        ("exponents as typed", r"\^\s*(-?\d{2,}|-\w|\([^()]*\))", r"^{\1}"),
         ("braces of sets", r"\\(?:lbrace(?![A-Za-z])|\{)", r"\\{"),
         ("braces of sets", r"\\(?:rbrace(?![A-Za-z])|\})", r"\\}"),
         ("e in roman", r"\\mathrm\s*\{\s*([ei])\s*\}", r"\1"),

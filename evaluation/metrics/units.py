@@ -44,7 +44,9 @@ _TAIL = re.compile(
     r"\s*(?:\^\s*\{?\s*(?P<power>\d)\s*\}?)?(?:\s*/\s*\\text\s*\{[^{}]*\})?",
     re.DOTALL,
 )
-_MONEY = re.compile(rf"(?P<minus>-?)\s*(?P<sign>[{CURRENCY}€£¥₹]|US{CURRENCY}|Rs\.?|USD)\s*(?P<rest>-?\s*[\d.\\(].*)", re.DOTALL)
+_MONEY = re.compile(
+    rf"(?P<minus>-?)\s*(?P<sign>[{CURRENCY}€£¥₹]|US{CURRENCY}|Rs\.?|USD)\s*(?P<rest>-?\s*[\d.\\(].*)", re.DOTALL
+)
 # Words that make the number before them another number, or one of several.
 _NOT_UNITS = re.compile(
     r"\b(?:and|or|not|nor|but|plus|minus|times|divided|over|than|hundreds?|thousands?|millions?|billions?|trillions?"
@@ -52,7 +54,9 @@ _NOT_UNITS = re.compile(
     re.IGNORECASE,
 )
 _SCALE = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_SCALED = re.compile(rf"(?P<rest>.*\d)\s*(?:\\text\s*\{{\s*)?(?P<word>{'|'.join(_SCALE)})s?\b\s*(?P<more>.*)", re.IGNORECASE | re.DOTALL)
+_SCALED = re.compile(
+    rf"(?P<rest>.*\d)\s*(?:\\text\s*\{{\s*)?(?P<word>{'|'.join(_SCALE)})s?\b\s*(?P<more>.*)", re.IGNORECASE | re.DOTALL
+)
 
 
 def split_unit(text: str, letters: bool = False) -> tuple[str, str | None]:
@@ -85,6 +89,11 @@ def unit_name(words: str, power: str | None) -> str:
             words, power = words.removesuffix(suffix).strip(), exponent
     name = UNIT_OF.get(words, words)
     return name if power == "1" else f"{name}^{power}"
+
+
+def is_known(unit: str) -> bool:
+    """Whether a unit's name is one of the table, so that another name is another unit."""
+    return unit.partition("^")[0] in _UNITS
 
 
 def scaled(text: str) -> str:

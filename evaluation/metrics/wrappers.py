@@ -18,7 +18,9 @@ _LEAD = r"(?:so|thus|hence|therefore|then|finally|and|now|we have|we get|we find
 _NOUN = r"(?:answer|result|solutions?|value|total|sum|number|roots?|option|choice|output|response)"
 _VERB = r"(?:is|are|equals?|was|were|be|becomes|gives|as|to)"
 # Words before a verb or colon: no digit, no command, no negation; `x` and `f(x)` may stand among them.
-_WORDS = r"(?:(?!(?:not|never|n't|isn't|cannot|nor|neither|except)\b)[A-Za-z][A-Za-z'’-]*(?:\([A-Za-z]\))?,?[ \t]+){0,24}?"
+_WORDS = (
+    r"(?:(?!(?:not|never|n't|isn't|cannot|nor|neither|except)\b)[A-Za-z][A-Za-z'’-]*(?:\([A-Za-z]\))?,?[ \t]+){0,24}?"
+)
 
 WRAPPERS = (
     Wrapper("display mathematics", r"\[ 42 \]", r"\\\[(?P<x>(?:(?!\\\]).)*)\\\]"),

@@ -149,7 +149,7 @@ def test_missing_math_verify_says_what_to_do(monkeypatch):
     monkeypatch.setattr(math_equality.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(math_equality, "WORKER", math_equality.Worker())
     with pytest.raises(ValueError, match="pip install"):
-        math500.score({"answer": "1"}, r"\boxed{\frac{2}{2}}")
+        math500.score({"answer": "x"}, r"\boxed{\frac{2x}{2}}")
     assert math500.score({"answer": "1"}, r"\boxed{1}", protocol="published")
 
 
