@@ -36,6 +36,8 @@ def same(gold: str, answer: str, percent_is_unit: bool = True) -> str:
         return RIGHT if chosen(answer) == (choice[1] or choice[2]) else WRONG
     if words := _WORDS.fullmatch(gold.strip()):
         return RIGHT if plain_words(answer) == plain_words(words["text"] or words["plain"]) else WRONG
+    if is_negated(answer):
+        return WRONG
     no_variables = not re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", gold)
     return same_part(structures.parse(gold), structures.parse(answer, no_variables), percent_is_unit)
 
@@ -70,6 +72,8 @@ def same_part(gold: Part, answer: Part, percent_is_unit: bool) -> str:
         answer = answer.parts[0]
     if gold.kind == SEVERAL:
         return same_in_any_order(gold, answer, percent_is_unit)
+    if gold.kind == LEAF and answer.kind == BASED and answer.mark == "10":
+        answer = Part(LEAF, answer.text)
     if BASED in (gold.kind, answer.kind):
         bare = answer.kind == LEAF and gold.kind == BASED and answer.text == gold.text  # the digits, without the base
         alike = gold.kind == answer.kind and (gold.text, gold.mark) == (answer.text, answer.mark)
@@ -141,7 +145,15 @@ def same_expression(gold: str, answer: str) -> str:
     gold_value, answer_value = value(gold), value(answer)
     if gold_value is not None and answer_value is not None:
         return RIGHT if gold_value == answer_value else WRONG
+    if has_words(answer, gold):
+        return NO_ANSWER
     return equal(gold.replace("*", r"\cdot "), answer.replace("*", r"\cdot "))
+
+
+def has_words(answer: str, gold: str) -> bool:
+    """Whether an answer holds words, which the parser would take for products of their letters: "is 0" for i s 0."""
+    letters = set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", gold)))
+    return any(not letters >= set(word) for word in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", answer))
 
 
 def unit_factors(gold: str | None, answer: str | None, percent_is_unit: bool) -> list[tuple[int, int]]:

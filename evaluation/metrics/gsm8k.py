@@ -34,7 +34,7 @@ _ATOM = rf"{_MONEY}(?:\\frac\s*\{{\s*-?{NUMBER}\s*\}}\s*\{{\s*{NUMBER}\s*\}}|{NU
 _OPERATION = r"\s*(?:\\times|\\cdot|\\div|[-+*/^]|x(?=\s*\d))\s*"
 # A number in a sentence with the arithmetic it is part of; not one inside a name, an exponent or an index.
 _ARITHMETIC = re.compile(
-    rf"(?:(?<![\w)}}\]^_{{])-\s?(?=\S)|(?<![\w.^_{{\\]))(?<!\d,){_ATOM}(?:{_OPERATION}(?:\{{-?{NUMBER}\}}|-?{_ATOM}))*(?![\w])"
+    rf"(?:(?<![\w)}}\]^_{{])-\s?(?=\S)|(?<![\w.^_{{\\]))(?<!\d,){_ATOM}(?:{_OPERATION}(?:\{{-?{NUMBER}\}}|-?{_ATOM}))*(?!\w|,\d)"
 )
 _WORDS = re.compile(rf"(?:[A-Za-z]{{2,}}[\w'’-]*|[\s,.:;()°%{CURRENCY}-])*")
 _DENIED = re.compile(r"\bnot[\s$]*$")

@@ -103,7 +103,9 @@ def needed_by(found: list[Statement], names: set[str], entries: set[str], home: 
         name = todo.pop()
         done.add(name)
         if name in _REFLECTION and not any(name in s.binds for s in found):
-            new = {i for i, s in enumerate(found) if s.is_definition or s.is_import}
+            before = max(i for i, s in enumerate(found) if s.block in blocks_of_entries and s.binds & entries)
+            near = [i for i, s in enumerate(found[:before]) if s.block in blocks_of_entries]
+            new = {i for i in near if found[i].is_definition or found[i].is_import}
         else:
             new = set(binders(found, name, entries, home, blocks_of_entries))
         for i in new - keep:

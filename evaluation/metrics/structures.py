@@ -110,7 +110,7 @@ def _based(text: str, letters: bool, depth: int) -> Part | None:
     if not base.isdigit() or not re.search(r"\d", found["digits"]) or re.match(r"[a-z]", found["digits"]):
         return None  # x_1 is a variable
     digits = re.sub(r"\s", "", found["digits"]).upper().lstrip("0") or "0"
-    return Part(LEAF, digits) if base == "10" else Part(BASED, digits, mark=base)
+    return Part(BASED, digits, mark=base)
 
 
 def _group(text: str, letters: bool, depth: int) -> Part | None:
@@ -175,7 +175,7 @@ def _relation(text: str, letters: bool, depth: int) -> Part | None:
     sides, signs = [side.strip() for side in sides], [_ONE_SIGN.get(sign, sign) for sign in signs]
     if len(sides) == 1 or not all(sides):
         return parse(exact, letters, depth) if rounded and exact.strip() else None
-    if signs == [r"\in"]:
+    if signs == [r"\in"] and _NAME.fullmatch(sides[0]):
         return replace(parse(sides[1], letters, depth), name=sides[0])
     if set(signs) == {"="}:
         return _equation(sides, letters, depth)

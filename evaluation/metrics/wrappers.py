@@ -49,6 +49,8 @@ WRAPPERS = (
     Wrapper("lead", "Therefore, 42", rf"(?i:{_LEAD})\b[\s,:]*(?P<x>.*)"),
     Wrapper("label", "Answer: 42", rf"[*_`]*(?i:{_WORDS}{_NOUN})[ \t]*[*_`\"']*\s*[:=][*_`\"']*\s*(?P<x>.*)"),
     Wrapper("sentence", "The area of it is 42", rf"(?i:{_WORDS}(?:{_VERB}|:))[:\s]\s*(?:equal to\s+)?(?P<x>.*)"),
+    Wrapper("text", r"\text{42}", r"\\text\s*\{(?P<x>[^{}]*)\}"),
+    Wrapper("label in text", r"\text{The answer is: } 42", r"\\text\s*\{[^{}]*(?:[:=]|\b(?i:is|are))\s*\}\s*(?P<x>.+)"),
     Wrapper("sign of consequence", r"\therefore 42", r"\\(?:therefore|implies|to|Rightarrow|boxed)(?![A-Za-z{])\s*(?P<x>.*)"),
 )  # fmt: skip
 _COMPILED = [(wrapper.name, re.compile(wrapper.pattern, re.DOTALL)) for wrapper in WRAPPERS]
@@ -78,7 +80,7 @@ def peel(text: str, dash_is_mark: bool = False) -> str:
         for name, pattern in _COMPILED:
             found = pattern.fullmatch(text)
             inside = found["x"].strip() if found else ""
-            if inside and not (name in ("sentence", "label") and _NEGATED.search(inside)):
+            if inside and not (name.startswith(("sentence", "label")) and _NEGATED.search(text)):
                 text = inside
                 break
     return text
