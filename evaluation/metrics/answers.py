@@ -22,7 +22,7 @@ BOXED, WHOLE, HEADING, STATEMENT, SENTENCE = "boxed", "whole", "heading", "state
 _END = re.compile("|".join(map(re.escape, END_MARKS)))
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?P<bare>[^\s{}$]+))")
 _MATHEMATICS = r"\\\[.*?\\\]|\$\$.*?\$\$|\\\(.*?\\\)|\$[^$]*\$|\\begin\{(?P<env>\w+\*?)\}.*?\\end\{(?P=env)\}|(?P<code>`{1,3}).+?(?P=code)"
-_PIECE = re.compile(rf"(?P<formula>{_MATHEMATICS})|(?P<end>[.!?](?=[*_)\"']*(?:\s|$))|\n)", re.DOTALL)
+_PIECE = re.compile(rf"(?P<formula>{_MATHEMATICS})|(?P<end>(?<!\b[A-Z])[.!?](?=[*_)\"']*(?:\s|$))|\n)", re.DOTALL)
 _CUE = re.compile(
     r"\banswers?\b[*_`\"']*(?:[^.\n:=$\\]{0,80}?(?:\b(?:is|are|equals?|must be|would be|will be|was)\b|[:=])|[ \t]*\n)[ \t]*(?::|equal to)?",
     re.IGNORECASE,
@@ -110,7 +110,7 @@ def find(response: str) -> Found | None:
     if pieces is not None:
         found = Found(pieces, BOXED)
     else:
-        peeled = peel(text, dash_is_mark=True)
+        peeled = peel(text, in_list=True)
         whole = bool(peeled) and len(peeled) <= LONGEST and not is_prose(peeled)
         found = Found((peeled,), WHOLE) if whole else in_prose(text)
     usable = found is not None and all(piece.strip() for piece in found.pieces) and len(found.text) <= LONGEST
@@ -136,9 +136,10 @@ def in_prose(text: str) -> Found | None:
 
 def starts_as_answer(line: str) -> bool:
     """Whether a line after `####` is the answer and no heading: it is a number, formula or letter, with words after it."""
-    plain = peel(_ITEM.sub("", line), dash_is_mark=True)
+    plain = peel(_ITEM.sub("", line), in_list=True)
     number = re.match(rf"(?:\$|\\\(|[-+]|\s|[{CURRENCY}€£])*(?:{NUMBER}|\\[a-z]|\(|\{{|\\\{{)", plain)
-    return bool(number) or not is_prose(plain)
+    formula = re.match(r"[\s*_`]*(?:\$|\\[(\[])", line)
+    return bool(number or formula) or not is_prose(plain)
 
 
 def sentences(text: str) -> list[str]:
@@ -146,7 +147,7 @@ def sentences(text: str) -> list[str]:
     parts, start = [], 0
     for found in _PIECE.finditer(text):
         if found["end"] is not None:
-            parts.append(text[start : found.end()])
+            parts.append(text[start : found.start()])
             start = found.end()
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 

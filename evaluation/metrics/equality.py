@@ -43,8 +43,8 @@ def same(gold: str, answer: str, percent_is_unit: bool = True) -> str:
 
 
 def squashed(text: str) -> str:
-    """A text without wrappers, marks and spaces."""
-    return re.sub(r"\s+", "", without_marks(peel(text)))
+    """A text without wrappers, marks, and spaces but between digits."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", without_marks(peel(text)))
 
 
 def chosen(answer: str) -> str | None:
@@ -69,7 +69,8 @@ def same_part(gold: Part, answer: Part, percent_is_unit: bool) -> str:
     if gold.kind == RELATION or (answer.kind == RELATION and gold.name and gold.kind == LEAF):
         return same_as_equation(gold, answer)
     if answer.kind == RELATION and answer.parts:  # `f(3) + 1 = 10`: what is asked, then its value
-        answer = answer.parts[0]
+        outcomes = [same_part(gold, part, percent_is_unit) for part in answer.parts]
+        return RIGHT if RIGHT in outcomes else outcomes[0]
     if gold.kind == SEVERAL:
         return same_in_any_order(gold, answer, percent_is_unit)
     if gold.kind == LEAF and answer.kind == BASED and answer.mark == "10":
@@ -145,7 +146,7 @@ def same_expression(gold: str, answer: str) -> str:
     gold_value, answer_value = value(gold), value(answer)
     if gold_value is not None and answer_value is not None:
         return RIGHT if gold_value == answer_value else WRONG
-    if has_words(answer, gold):
+    if has_words(answer, gold) or re.search(r"\d\s+[\d.]", answer):  # the parser would read 1 2 as 12
         return NO_ANSWER
     return equal(gold.replace("*", r"\cdot "), answer.replace("*", r"\cdot "))
 

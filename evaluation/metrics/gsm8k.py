@@ -60,7 +60,7 @@ def extract(response: str) -> Fraction | None:
     found = answers.find(response)
     if found is None:
         return None
-    numbers = {read(piece, dash_is_mark=found.place != answers.BOXED) for piece in found.pieces}
+    numbers = {read(piece, in_list=found.place != answers.BOXED) for piece in found.pieces}
     number = numbers.pop() if len(numbers) == 1 else None  # several boxes are one answer only if they say the same
     if number is not None or found.place == answers.BOXED:
         return number
@@ -76,9 +76,9 @@ def _without_items(response: str) -> str:
     return re.sub(r"^[ \t]*(?:#+[ \t]*)?\d{1,2}[.)][ \t]+(?=\S)", "", text, flags=re.MULTILINE)
 
 
-def read(piece: str, dash_is_mark: bool = False) -> Fraction | None:
+def read(piece: str, in_list: bool = False) -> Fraction | None:
     """The value of a text that is one quantity: a number or arithmetic, with unit, name or words around it; or None."""
-    text = without_marks(peel(piece, dash_is_mark))
+    text = without_marks(peel(piece, in_list))
     text = re.split(r"=|\\approx|\\equiv", text)[-1] if "=" in text else re.split(r"\\approx", text)[0]
     for candidate in (text, scaled(text)):
         number = value(split_unit(peel(candidate), letters=True)[0])

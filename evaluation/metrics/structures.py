@@ -22,11 +22,14 @@ MATRIX, SEVERAL, GROUP, RELATION, BASED, LEAF = "matrix", "several", "group", "r
 DEEPEST = 8
 
 _ENVIRONMENT = re.compile(
-    r"[(\[]?\s*\\begin\{(?P<name>[pbvVB]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(?P<body>.*)\\end\{(?P=name)\}\s*[)\]]?",
+    r"[(\[]?\s*\\begin\{(?P<name>[pbB]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(?P<body>.*)\\end\{(?P=name)\}\s*[)\]]?",
     re.DOTALL,
 )
 _ROWS, _COLUMNS = re.compile(r"\\\\(?:\[[^\]]*\])?"), re.compile(r"(?<!\\)&")
-_COMMA = re.compile(r"[,;]|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\(?:lor|vee)(?![A-Za-z])")
+_COMMA = re.compile(
+    r"(?<!\d),|,(?!\d{3}(?!\d))|;|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\(?:lor|vee)(?![A-Za-z])"
+)
+_COMMA_OR_LINE = re.compile(rf"{_COMMA.pattern}|{_ROWS.pattern}")
 _RELATIONS = re.compile(r"(\\(?:le|ge|ne|neq|in|equiv|lt|gt)(?![A-Za-z])|=|<|>)")
 _APPROXIMATELY = re.compile(r"\\(?:approx|simeq|sim)(?![A-Za-z])")
 _UNION = re.compile(r"\\cup(?![A-Za-z])|(?<=[)\]}])\s*(?:U|∪|union)\s*(?=[(\[\\{])")
@@ -36,8 +39,9 @@ _CLOSING = {")": ")", "]": "]", r"\rangle": ")", r"\rbrack": "]", r"\}": "}"}
 _GROUP = re.compile(
     r"(?P<open>[(\[]|\\langle|\\lbrack|\\\{)(?P<inside>.*?)(?P<close>[)\]]|\\rangle|\\rbrack|\\\})", re.DOTALL
 )
+_SUCH_THAT = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\})?\s*(?:\\mid(?![A-Za-z])|\||:)\s*(?P<x>.*)")
 _BASED = re.compile(
-    r"\(?\s*(?P<digits>-?[0-9A-Za-z][0-9A-Za-z. ]*?)\s*\)?\s*(?:_\s*(?:(?P<one>\d)|\{\s*\(?\s*(?:\\text\s*\{)?\s*(?P<base>\d+|[a-z]+)\s*\}?\s*\)?\s*\})"
+    r"\(?\s*(?P<digits>-?[0-9A-Za-z][0-9A-Za-z. ]*?)\s*\)?\s*(?:_\s*(?:(?P<one>\d)|\{\s*\(?\s*(?:\\text\s*\{)?\s*(?:base[\s-]*)?\}?\s*(?P<base>\d+|[a-z]+)\s*\}?\s*\)?\s*\})"
     r"|_?\s*(?:\\text\s*\{)?\s*\(?\s*(?:in\s+)?base[\s-]*(?P<said>\d+|[a-z]+)\s*\)?\s*\}?)"
 )
 _NUMERALS = {
@@ -118,8 +122,11 @@ def _group(text: str, letters: bool, depth: int) -> Part | None:
     if found is None or not _is_one(text):
         return None
     opening, closing = _OPENING[found["open"]], _CLOSING[found["close"]]
-    items, _ = split_outside(found["inside"].replace(r"\mid", "|"), re.compile(r"[,;]"))
+    items, _ = split_outside(found["inside"], re.compile(r"[,;]"))
     if opening == "{" or closing == "}":
+        condition = _SUCH_THAT.fullmatch(found["inside"])
+        if condition:
+            return parse(condition["x"], letters, depth)
         return several(parse(item, letters, depth) for item in items) if opening + closing == "{}" else None
     if len(items) == 1:  # (5) is 5, but (3,4) is not 3,4
         return parse(items[0], letters, depth) if (opening, closing) == ("(", ")") and items[0].strip() else None
@@ -143,7 +150,8 @@ def several(parts) -> Part:
 
 
 def _several(text: str, letters: bool, depth: int) -> Part | None:
-    items = [item for item in split_outside(text, _COMMA)[0] if without_marks(item).strip()]
+    pattern = _COMMA if r"\begin" in text else _COMMA_OR_LINE  # lines of equations, but not rows of a matrix
+    items = [item.replace("&", " ") for item in split_outside(text, pattern)[0] if without_marks(item).strip()]
     if len(items) < 2 or value(split_unit(scaled(text), letters)[0]) is not None:  # 58,500 is one number
         return None
     return several(parse(item, letters, depth) for item in items)
@@ -190,7 +198,9 @@ def _equation(sides: list[str], letters: bool, depth: int) -> Part:
     last = parse(sides[-1], letters, depth)
     if named:
         return replace(last, name=sides[0])
-    return Part(RELATION, f"{sides[0]}-({sides[1]})", parts=(last,), mark="=")
+    constant = not re.search(r"(?<![\\A-Za-z])[A-Za-z]", sides[0])  # 52_8 = 42_{10}: one value, written twice
+    values = (last, parse(sides[0], letters, depth)) if constant else (last,)
+    return Part(RELATION, f"{sides[0]}-({sides[1]})", parts=values, mark="=")
 
 
 def _interval(sides: list[str], signs: list[str], letters: bool, depth: int) -> Part | None:

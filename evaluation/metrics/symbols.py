@@ -38,7 +38,7 @@ _SPELLINGS = [
     for _, pattern, replacement in (
         ("delimiters that grow", r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![A-Za-z])\s*\.?", ""),
         ("style", r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|bf|rm|it|hline)(?![A-Za-z])", ""),
-        ("colour, tags, labels", r"\\(?:color|tag|label)\*?\s*\{[^{}]*\}", ""),
+        ("colour, tags, labels", r"\\(?:color|textcolor|tag|label)\*?\s*\{[^{}]*\}|\\underline(?=\s*\{)", ""),
         ("thousands: 1{,}000 and 1,\\!000", r"(?<=\d)\s*(?:\{,\}|,\s*\\!|\\,|\\!|\u00a0)\s*(?=\d{3}(?!\d))", ","),
         ("money", r"\\\$", CURRENCY),
         ("percent", r"\\%", "%"),

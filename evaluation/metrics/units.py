@@ -44,6 +44,11 @@ _TAIL = re.compile(
     r"\s*(?:\^\s*\{?\s*(?P<power>\d)\s*\}?)?(?:\s*/\s*\\text\s*\{[^{}]*\})?",
     re.DOTALL,
 )
+_FACTOR = r"\\text\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*-?\d\s*\}?)?"
+_COMPOUND = re.compile(  # \frac{\text{m}}{\text{s}} and \text{m} \cdot \text{s}^{-1}
+    rf"(?P<rest>.*\S)\s*(?P<unit>\\frac\s*\{{{_FACTOR}\}}\s*\{{{_FACTOR}\}}|{_FACTOR}(?:\s*(?:/|\\cdot)?\s*{_FACTOR})+)",
+    re.DOTALL,
+)
 _MONEY = re.compile(
     rf"(?P<minus>-?)\s*(?P<sign>[{CURRENCY}€£¥₹]|US{CURRENCY}|Rs\.?|USD)\s*(?P<rest>-?\s*[\d.\\(].*)", re.DOTALL
 )
@@ -68,6 +73,8 @@ def split_unit(text: str, letters: bool = False) -> tuple[str, str | None]:
     if found := _MONEY.fullmatch(text):
         rest, _ = split_unit(found["minus"] + found["rest"], letters)  # `$18 per day` is money first
         return rest, UNIT_OF.get(found["sign"].lower(), "dollar")
+    if found := _COMPOUND.fullmatch(text):
+        return found["rest"].strip(), found["unit"]
     found = _TAIL.fullmatch(text)
     if found is None:
         return text, None

@@ -16,7 +16,7 @@ class Wrapper(NamedTuple):
 
 _LEAD = r"(?:so|thus|hence|therefore|then|finally|and|now|we have|we get|we find|this gives|it follows that|that is)"
 _NOUN = r"(?:answer|result|solutions?|value|total|sum|number|roots?|option|choice|output|response)"
-_VERB = r"(?:is|are|equals?|was|were|be|becomes|gives|as|to)"
+_VERB = r"(?:is|are|equals?|was|were|be|becomes|gives?|yields?|makes?|costs?|takes?|totals?|has|have|needs?|as|to)"
 # Words before a verb or colon: no digit, no command, no negation; `x` and `f(x)` may stand among them.
 _WORDS = (
     r"(?:(?!(?:not|never|n't|isn't|cannot|nor|neither|except)\b)[A-Za-z][A-Za-z'’-]*(?:\([A-Za-z]\))?,?[ \t]+){0,24}?"
@@ -45,10 +45,12 @@ WRAPPERS = (
     Wrapper("list mark", "* 42", r"[*+][ \t]+(?P<x>.*)"),
     Wrapper("full stop", "42.", r"(?P<x>.*[^.\s])\s*(?:[.,;:]|(?<=[A-Za-z}*$])!)"),
     Wrapper("alignment mark", "& 42", r"&\s*(?P<x>.*)"),
+    Wrapper("JSON", '{"answer": "42"}', r"\{?\s*\"[\w ]+\"\s*:\s*(?P<x>[^,{}]*)\}?"),
+    Wrapper("equals sign", "= 42", r"(?:=|\\approx(?![A-Za-z]))\s*(?P<x>.*)"),
     Wrapper("line break", r"42 \\", r"(?P<x>.*[^\\])\\\\"),
     Wrapper("lead", "Therefore, 42", rf"(?i:{_LEAD})\b[\s,:]*(?P<x>.*)"),
     Wrapper("label", "Answer: 42", rf"[*_`]*(?i:{_WORDS}{_NOUN})[ \t]*[*_`\"']*\s*[:=][*_`\"']*\s*(?P<x>.*)"),
-    Wrapper("sentence", "The area of it is 42", rf"(?i:{_WORDS}(?:{_VERB}|:))[:\s]\s*(?:equal to\s+)?(?P<x>.*)"),
+    Wrapper("sentence", "The area of it is 42", rf"(?i:{_WORDS}(?:{_VERB}|:))[:\s]\s*(?:equal to\s+)?(?P<x>.*?)(?:(?<=\d)!)?"),
     Wrapper("text", r"\text{42}", r"\\text\s*\{(?P<x>[^{}]*)\}"),
     Wrapper("label in text", r"\text{The answer is: } 42", r"\\text\s*\{[^{}]*(?:[:=]|\b(?i:is|are))\s*\}\s*(?P<x>.+)"),
     Wrapper("sign of consequence", r"\therefore 42", r"\\(?:therefore|implies|to|Rightarrow|boxed)(?![A-Za-z{])\s*(?P<x>.*)"),
@@ -56,7 +58,7 @@ WRAPPERS = (
 _COMPILED = [(wrapper.name, re.compile(wrapper.pattern, re.DOTALL)) for wrapper in WRAPPERS]
 _NEGATED = re.compile(r"\b(?:not|never|isn't|aren't|cannot|neither|nor)\b", re.IGNORECASE)
 _WITHIN = re.compile(r"\$+|\\[()\[\]]|\*\*|`+|\\text\s*\{\s*\}")
-_DASH_MARK = re.compile(r"-[ \t]+(?P<x>\S.*)", re.DOTALL)
+_ITEM_MARK = re.compile(r"(?:-|\d{1,2}[.)])[ \t]+(?P<x>\S.*)", re.DOTALL)
 
 
 def without_marks(text: str) -> str:
@@ -69,13 +71,13 @@ def is_negated(text: str) -> bool:
     return bool(_NEGATED.search(text))
 
 
-def peel(text: str, dash_is_mark: bool = False) -> str:
-    """A text without its wrappers. dash_is_mark: whether `- 42` at its start is an item of a list (outside a box)."""
+def peel(text: str, in_list: bool = False) -> str:
+    """A text without its wrappers. in_list: whether `- 42` and `1. 42` can be items of a list (outside a box)."""
     text, before = text.strip(), None
     while text != before:
         before = text
-        dash = _DASH_MARK.fullmatch(text) if dash_is_mark else None
-        text = (dash["x"] if dash else text).strip()
+        item = _ITEM_MARK.fullmatch(text) if in_list else None
+        text = (item["x"] if item else text).strip()
         text = (whole_group(text, r"\boxed") or whole_group(text, r"\fbox") or whole_group(text, "") or text).strip()
         for name, pattern in _COMPILED:
             found = pattern.fullmatch(text)

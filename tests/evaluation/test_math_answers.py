@@ -1,5 +1,6 @@
 """MATH500's answers: what is equal, and what math-verify alone would call equal and is not."""
 
+import json
 import threading
 
 import pytest
@@ -18,6 +19,12 @@ def test_math500(shape):
     for outcome, gold, answer in CASES:
         right = math500.score({"problem": "", "answer": gold}, shape.replace("@", answer))
         assert right == (outcome == "right"), (gold, answer)
+
+
+def test_whole_responses():
+    for line in (INPUTS / "responses_math500.jsonl").read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        assert math500.score({"problem": "", "answer": case["answer"]}, case["response"]) is case["right"], case
 
 
 @pytest.mark.parametrize(
