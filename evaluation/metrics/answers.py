@@ -16,7 +16,7 @@ from evaluation.metrics.wrappers import is_negated, peel
 
 # What ends a turn in the tokenizers of LLaDA and Dream, and what would start the next one.
 END_MARKS = ("<|endoftext|>", "<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|start_header_id|>")
-LONGEST = 3000  # letters; what is longer is no answer
+LONGEST, MOST_BOXES = 3000, 50  # letters of an answer, and boxes of a list; what is longer is no answer
 BOXED, WHOLE, HEADING, STATEMENT, SENTENCE = "boxed", "whole", "heading", "statement", "sentence"
 
 _END = re.compile("|".join(map(re.escape, END_MARKS)))
@@ -69,15 +69,19 @@ def after_thinking(text: str) -> str:
 
 def last_boxed(text: str) -> str | None:
     r"""What the last \boxed{} or \fbox{} with balanced braces holds (also `\boxed 7`), or None."""
-    found = boxes(text)
-    return found[-1][2] if found else None
+    for mark in reversed(list(_BOX.finditer(text))):
+        inside = mark["bare"] if mark["bare"] is not None else balanced(text, mark.end() - 1)
+        if inside is not None:
+            return inside
+    return None
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
-    """Start, end and inside of every box with balanced braces that lies in no other's braces."""
+    """Start, end and inside of the last boxes with balanced braces."""
     found = []
-    for mark in _BOX.finditer(text):
-        inside = mark["bare"] if mark["bare"] is not None else balanced(text, mark.end() - 1)
+    for mark in list(_BOX.finditer(text))[-MOST_BOXES:]:
+        opening = mark.end() - 1
+        inside = mark["bare"] if mark["bare"] is not None else balanced(text[: opening + LONGEST], opening)
         if inside is not None:
             end = mark.end() if mark["bare"] is not None else mark.end() + len(inside) + 1
             found.append((mark.start(), end, inside))
@@ -101,17 +105,22 @@ def boxed_answer(text: str) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(inside for *_, inside in pieces))
 
 
-def find(response: str) -> Found | None:
-    """The final answer of a response in the one way of writing (symbols.clean), or None."""
+def searched(response: str) -> str:
+    """The part of a response that an answer is looked for in, in the one way of writing."""
     text = before_end(response)
     section = answer_section(text)
-    text = clean(after_thinking(text) if section is None else section)
+    return clean(after_thinking(text) if section is None else section)
+
+
+def find(response: str) -> Found | None:
+    """The final answer of a response in the one way of writing (symbols.clean), or None."""
+    text = searched(response)
     pieces = boxed_answer(text)
     if pieces is not None:
         found = Found(pieces, BOXED)
     else:
-        peeled = peel(text, in_list=True)
-        whole = bool(peeled) and len(peeled) <= LONGEST and not is_prose(peeled)
+        peeled = peel(text, in_list=True) if len(text) <= LONGEST else ""
+        whole = bool(peeled) and not is_prose(peeled)
         found = Found((peeled,), WHOLE) if whole else in_prose(text)
     usable = found is not None and all(piece.strip() for piece in found.pieces) and len(found.text) <= LONGEST
     return found if usable else None
@@ -121,11 +130,11 @@ def in_prose(text: str) -> Found | None:
     """The answer of a text in sentences: after `####`, after the last statement of it, else the last sentence."""
     before, mark, rest = text.rpartition("####")
     if mark:
-        line = rest.strip().partition("\n")[0]
+        line = rest.strip().partition("\n")[0][:LONGEST]
         if line and starts_as_answer(line):
             return Found((line,), HEADING)
         rest = rest.partition("\n")[2] if rest.partition("\n")[0].strip() else rest
-        text = rest if rest.strip() else before.replace("####", "")
+        text = next((part for part in (rest, before.replace("####", ""), line) if part.strip()), "")
     for cue in reversed(list(_CUE.finditer(text))):
         stated = first_sentence(re.sub(r"^[*_]{1,3}(?=\s)", "", text[cue.end() :].lstrip(" \t")))
         if stated.strip(" \n*_") and not is_negated(stated.partition(",")[0]):

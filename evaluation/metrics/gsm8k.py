@@ -23,7 +23,7 @@ from fractions import Fraction
 from evaluation.metrics import answers
 from evaluation.metrics.answers import before_end, last_boxed
 from evaluation.metrics.quantities import NUMBER, as_text, value
-from evaluation.metrics.symbols import CURRENCY, clean
+from evaluation.metrics.symbols import CURRENCY
 from evaluation.metrics.units import scaled, split_unit
 from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, RIGHT, WRONG, Scoring, Verdict
 from evaluation.metrics.wrappers import is_negated, peel, without_marks
@@ -37,6 +37,9 @@ _ARITHMETIC = re.compile(
     rf"(?:(?<![\w)}}\]^_{{])-\s?(?=\S)|(?<![\w.^_{{\\]))(?<!\d,){_ATOM}(?:{_OPERATION}(?:\{{-?{NUMBER}\}}|-?{_ATOM}))*(?!\w|,\d)"
 )
 _WORDS = re.compile(rf"(?:[A-Za-z]{{2,}}[\w'’-]*|[\s,.:;()°%{CURRENCY}-])*")
+_ITEM = re.compile(
+    r"^[ \t]*(?:#+[ \t]*)?\d{1,2}[.)][ \t]+(?=\S)", re.MULTILINE
+)  # the number of a list's item or heading
 _DENIED = re.compile(r"\bnot[\s$]*$")
 
 
@@ -64,16 +67,9 @@ def extract(response: str) -> Fraction | None:
     number = numbers.pop() if len(numbers) == 1 else None  # several boxes are one answer only if they say the same
     if number is not None or found.place == answers.BOXED:
         return number
-    text = found.text if found.place in (answers.HEADING, answers.STATEMENT) else _without_items(response)
-    return in_sentence(text, first=found.place in (answers.HEADING, answers.STATEMENT))
-
-
-def _without_items(response: str) -> str:
-    """The text to look for a number in, without the numbers of its lists and headings."""
-    text = before_end(response)
-    section = answers.answer_section(text)
-    text = clean(answers.after_thinking(text) if section is None else section)
-    return re.sub(r"^[ \t]*(?:#+[ \t]*)?\d{1,2}[.)][ \t]+(?=\S)", "", text, flags=re.MULTILINE)
+    if found.place in (answers.HEADING, answers.STATEMENT):
+        return in_sentence(found.text, first=True)
+    return in_sentences(answers.searched(response))
 
 
 def read(piece: str, in_list: bool = False) -> Fraction | None:
@@ -92,11 +88,21 @@ def read(piece: str, in_list: bool = False) -> Fraction | None:
     return _value(found[0][0]) if _WORDS.fullmatch(around) else None
 
 
+def in_sentences(text: str) -> Fraction | None:
+    """The value of the last number of the last sentence that has one, with its arithmetic, or None."""
+    text = _ITEM.sub("", text)
+    values = (in_sentence(sentence, first=False) for sentence in reversed(answers.sentences(text)))
+    return next((number for number in values if number is not None), None)
+
+
 def in_sentence(text: str, first: bool) -> Fraction | None:
-    """The value of the first or last number in sentences that they do not deny, with its arithmetic, or None."""
+    """The value of the first or last number that a sentence does not deny; those in parentheses come last."""
     text = without_marks(text).replace("\\text", " ")
-    found = [number for number in _ARITHMETIC.finditer(text) if not _DENIED.search(text[: number.start()])]
-    return _value(found[0 if first else -1][0]) if found else None
+    for part in (re.sub(r"\([^()]*\)", " ", text), text):
+        found = [number for number in _ARITHMETIC.finditer(part) if not _DENIED.search(part[: number.start()])]
+        if found:
+            return _value(found[0 if first else -1][0])
+    return None
 
 
 def _value(arithmetic: str) -> Fraction | None:

@@ -171,21 +171,23 @@ def body_pieces(text: str) -> list[str]:
 
 def read_body(prompt: str, entry: str, piece: str) -> str | None:
     """Prompt and body as a program, by the first reading of the body's indentation that Python accepts."""
-    first, _, rest = piece.strip("\n").partition("\n")
+    piece = re.sub(r"\A(?:[ \t]*\n)+", "", piece).rstrip()
+    first, _, rest = piece.partition("\n")
     aligned = textwrap.dedent(rest)
     readings = (
-        piece.strip("\n"),
+        piece,
         textwrap.indent(textwrap.dedent(piece), "    "),
         textwrap.indent(f"{first.strip()}\n{aligned}", "    "),
         f"    {first.strip()}\n{rest}",
     )
     for dropped in range(60):  # lines of prose that may follow
         for reading in readings:
-            lines = reading.rstrip().split("\n")
+            lines = reading.split("\n")
             if dropped < len(lines) and re.match(r"[ \t]", reading):
                 program = "\n".join([prompt, *lines[: len(lines) - dropped], ""])
                 if parses(program) and has_body(program, entry):
-                    return without_demonstrations(program, entry)
+                    needed = program_of(statements(program), {entry}, {entry})
+                    return f"{prompt}\n{needed}" if needed else program  # the prompt's other functions stay
     return None
 
 
@@ -193,11 +195,6 @@ def has_body(program: str, entry: str) -> bool:
     """Whether a readable program's function has more than a docstring."""
     own = [s for s in statements(program) if entry in s.binds]
     return bool(own) and not own[-1].is_stub
-
-
-def without_demonstrations(program: str, entry: str) -> str:
-    """A readable program's statements that the entry point needs."""
-    return program_of(statements(program), {entry}, {entry}) or program
 
 
 def fallback(response: str) -> str | None:

@@ -85,7 +85,7 @@ class Arithmetic:
             if sign := self.take("*", "/"):
                 factor = self.signed()
                 result = result * factor if sign == "*" else result / factor
-            elif self.next() in ("(", "{"):  # 2(3)
+            elif self.next() in ("(", "{") and not self.gaps[self.at]:  # 2(3), but not 2 (3)
                 result *= self.power()
             else:
                 return result
