@@ -73,6 +73,8 @@ def same_part(gold: Part, answer: Part, percent_is_unit: bool) -> str:
         return RIGHT if RIGHT in outcomes else outcomes[0]
     if gold.kind == SEVERAL:
         return same_in_any_order(gold, answer, percent_is_unit)
+    if answer.kind == SEVERAL and gold.kind != GROUP:  # one value, written in several ways: `1/4, or 0.25`
+        return RIGHT if all(same_part(gold, part, percent_is_unit) == RIGHT for part in answer.parts) else WRONG
     if gold.kind == LEAF and answer.kind == BASED and answer.mark == "10":
         answer = Part(LEAF, answer.text)
     if BASED in (gold.kind, answer.kind):
@@ -146,7 +148,7 @@ def same_expression(gold: str, answer: str) -> str:
     gold_value, answer_value = value(gold), value(answer)
     if gold_value is not None and answer_value is not None:
         return RIGHT if gold_value == answer_value else WRONG
-    if has_words(answer, gold) or re.search(r"\d\s+[\d.]", answer):  # the parser would read 1 2 as 12
+    if has_words(answer, gold) or re.search(r"\d\s+[\d.]|\d\s*:", answer):  # it would read 1 2 as 12, 10:1 as 10
         return NO_ANSWER
     return equal(gold.replace("*", r"\cdot "), answer.replace("*", r"\cdot "))
 

@@ -77,9 +77,6 @@ def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
         return Verdict(NO_ANSWER, detail="no answer found")
     gold, percent = clean(doc["answer"]), about_percent(doc.get("problem", ""))
     outcome = same(gold, found.text, percent)
-    if outcome != RIGHT and len(found.pieces) > 1:  # several boxes with one value: 15\frac{39}{40} or \frac{639}{40}
-        outcomes = [same(gold, piece, percent) for piece in found.pieces]
-        outcome = next((one for one in outcomes if one != RIGHT), RIGHT)
     if outcome == WRONG and found.place == answers.SENTENCE and is_prose(found.text):
         outcome = NO_ANSWER  # a sentence that is no answer is none, rather than a wrong one
     return Verdict(outcome, found.text, "" if outcome == RIGHT else f"the answer is {doc['answer']}")

@@ -39,7 +39,7 @@ UNIT_OF = {spelling: name for name, spellings in _UNITS.items() for spelling in 
 _BARE = sorted((s for s in UNIT_OF if s.isalpha() and len(s) > 1), key=len, reverse=True)  # 5cm without a space
 _WORD = r"[A-Za-z][A-Za-z'’/.-]*"
 _TAIL = re.compile(
-    rf"(?P<rest>.*[\d)}}\].]|.*\\[A-Za-z]+)\s*(?:\\text\s*\{{(?P<text>[^{{}}]*)\}}|(?P<sign>[°%¢€£{CURRENCY}])"
+    rf"(?P<rest>.*(?:[\d)}}\]]|\d\.)|.*\\[A-Za-z]+)\s*(?:\\text\s*\{{(?P<text>[^{{}}]*)\}}|(?P<sign>[°%¢€£{CURRENCY}])"
     rf"|(?P<words>(?:(?<=\d)(?:{'|'.join(_BARE)})\b|(?<=[\s}}]){_WORD})(?:\s+{_WORD})*))"
     r"\s*(?:\^\s*\{?\s*(?P<power>\d)\s*\}?)?(?:\s*/\s*\\text\s*\{[^{}]*\})?",
     re.DOTALL,

@@ -24,6 +24,12 @@ def samples(name: str) -> list[tuple[dict, str]]:
     return [(line["doc"], line["response"]) for line in lines]
 
 
+def responses(task: str) -> list[dict]:
+    """Gold answers with responses, and whether those are right."""
+    lines = (INPUTS / f"responses_{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.parametrize(
     "response,outcome,published",
     [
@@ -111,6 +117,11 @@ def test_inputs_of_gsm8k():
     pairs = [*samples("gsm8k_F04_exponents"), *samples("gsm8k_F06_headings")]
     right = [gsm8k.score(*pair) for pair in pairs]
     assert right == [doc["answer"] != "#### 2" for doc, _ in pairs]  # 120 ft^2 is not 2
+
+
+def test_whole_responses():
+    for case in responses("gsm8k"):
+        assert gsm8k.score({"answer": case["answer"]}, case["response"]) is case["right"], case
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda wrapper: wrapper.name)

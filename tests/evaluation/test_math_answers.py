@@ -1,13 +1,12 @@
 """MATH500's answers: what is equal, and what math-verify alone would call equal and is not."""
 
-import json
 import threading
 
 import pytest
 
 from evaluation.metrics import math500, math_equality
 from evaluation.metrics.verdict import Scoring
-from tests.evaluation.test_answers import INPUTS, samples
+from tests.evaluation.test_answers import INPUTS, responses, samples
 
 PUBLISHED = Scoring("published")
 # One per line: what the answer is, the gold answer, the answer.
@@ -22,8 +21,7 @@ def test_math500(shape):
 
 
 def test_whole_responses():
-    for line in (INPUTS / "responses_math500.jsonl").read_text(encoding="utf-8").splitlines():
-        case = json.loads(line)
+    for case in responses("math500"):
         assert math500.score({"problem": "", "answer": case["answer"]}, case["response"]) is case["right"], case
 
 
