@@ -15,41 +15,35 @@
 
 Right: the whole function in a python block, and under the default protocol `return len(string)` alone.
 
-default: the first python block (of the <answer> section where there is one), else the text itself; it may be the whole
-function or only its body, whose indentation is mended if that makes it readable.
+default: the prompt, the first definition of the entry point that is no stub, and what it needs (evaluation/metrics/
+programs.py); a text without one is read as the function's body, its indentation mended.
 published: the prompt followed by the first closed python block.
 HumanEval+ rows differ only in their tests.
 
     python -m evaluation.metrics.humaneval --res_path RUN --confirm_run_unsafe_code [--protocol published]
 """
 
-import ast
-import textwrap
-
 from cd4lm.config import require
 from cd4lm.data.rows import text_of
 from evaluation.metrics import sandbox
-from evaluation.metrics.programs import parses, program_text, published_text
+from evaluation.metrics.programs import continuation, find_program, published_text
+from evaluation.metrics.statements import parses, statements
 from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, Scoring, Verdict
 
 
-def build_program(doc: dict, text: str) -> str | None:
-    """The first readable reading of a text: it continues the prompt, as it stands or indented; None if none is."""
-    body = textwrap.indent(textwrap.dedent(text), "    ")
-    if parses(text) and not defines(text, doc["entry_point"]):
-        readings = (body, text)  # statements without the function are its body, although Python can read them
-    else:
-        readings = (text, textwrap.dedent(text), body)
-    return next((p for p in (doc["prompt"] + "\n" + reading for reading in readings) if parses(p)), None)
+def build_program(doc: dict, response: str) -> str | None:
+    """The prompt with the program of a response, or with its body; None if there is neither."""
+    entry, prompt = doc["entry_point"], doc["prompt"]
+    program = find_program(response, [entry], [entry])
+    if program is None or is_stub(program, entry):
+        return continuation(prompt, entry, response) or (program and prompt + "\n" + program)
+    whole = prompt + "\n" + program
+    return whole if parses(whole) else program  # from __future__ must come first
 
 
-def defines(program: str, name: str) -> bool:
-    """Whether a readable program binds name at its top level: a function, an assignment or an import."""
-    return any(
-        (isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name == name)
-        or (isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets))
-        for node in ast.parse(program, "generated_program").body
-    )
+def is_stub(program: str, entry: str) -> bool:
+    """Whether the entry point is only declared."""
+    return all(s.is_stub for s in statements(program) if entry in s.binds)
 
 
 def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
@@ -62,10 +56,9 @@ def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
         text = published_text(response, python_only=True)
         program = None if text is None else doc["prompt"] + "\n" + text
     else:
-        text = program_text(response)
-        program = None if text is None else build_program(doc, text)
+        text = program = build_program(doc, response)
     if program is None:
-        return Verdict(NO_ANSWER, text, "no program found" if text is None else "no readable program found")
+        return Verdict(NO_ANSWER, detail="no program found")
     outcome, detail = sandbox.run(program, f"{doc['test']}\ncheck({doc['entry_point']})\n", scoring.sandbox)
     return Verdict(outcome, text, detail)
 
@@ -89,7 +82,8 @@ def check(doc: dict) -> None:
     name = doc["entry_point"]
     require(f"def {name}(" in doc["prompt"], f"has a prompt that does not begin the function {name!r} of entry_point")
     require(parses(doc["test"]), "has no readable Python in column 'test'")
-    require(defines(doc["test"], "check"), "has no function check in column 'test'")
+    defined = any("check" in statement.binds for statement in statements(doc["test"]))
+    require(defined, "has no function check in column 'test'")
 
 
 if __name__ == "__main__":

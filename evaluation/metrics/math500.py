@@ -6,9 +6,8 @@ r"""MATH500: the answer of a response against the row's `answer`.
 
 Right: `<answer>\boxed{(3, \frac{\pi}{2})}</answer>`, and under the default protocol `\boxed{(3, \pi/2)}`.
 
-default: of the text before the first end mark, the last \boxed{} of the last <answer> section (of the text where there is
-no section), else the whole section; right if the normalised strings are equal or math-verify finds them equal. Without
-either, math-verify looks for a formula or number in the text.
+default: the answer that evaluation/metrics/answers.py finds; right if it has the gold answer's structure
+(evaluation/metrics/structures.py) and math-verify finds its expressions equal (evaluation/metrics/math_equality.py).
 published: the last \boxed{}, equality of the normalised strings.
 
     python -m evaluation.metrics.math500 --res_path RUN [--protocol published]
@@ -17,8 +16,10 @@ published: the last \boxed{}, equality of the normalised strings.
 import re
 
 from cd4lm.data.rows import text_of
-from evaluation.metrics.answers import answer_section, before_end, last_boxed
-from evaluation.metrics.math_equality import equal
+from evaluation.metrics import answers
+from evaluation.metrics.answers import before_end, last_boxed
+from evaluation.metrics.equality import same
+from evaluation.metrics.symbols import clean, is_prose
 from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, RIGHT, WRONG, Scoring, Verdict
 
 # In this order; each removes or unifies one way of writing the same answer.
@@ -48,7 +49,6 @@ _RULES = [
         (r"\.$", ""),
     )
 ]
-_BASE = re.compile(r"(?P<digits>-?[0-9A-Z.]+)_\{?(?P<base>\d+)\}?")
 
 
 def normalise(answer: str) -> str:
@@ -58,33 +58,34 @@ def normalise(answer: str) -> str:
     return answer
 
 
-def same_in_base(gold: str, answer: str) -> bool | None:
-    """For a gold answer with a base such as 52_8: whether the digits and the base, if it is given, agree; else None."""
-    written = _BASE.fullmatch(normalise(gold))
-    if written is None:
-        return None
-    given = _BASE.fullmatch(normalise(answer))
-    return normalise(answer) == written["digits"] if given is None else given.groups() == written.groups()
+def published_verdict(gold: str, response: str) -> Verdict:
+    """Outcome under the published protocol."""
+    boxed = last_boxed(before_end(response))
+    if not boxed or not boxed.strip():
+        return (
+            Verdict(WRONG, boxed, f"the answer is {gold}") if boxed else Verdict(NO_ANSWER, detail="no \\boxed{} found")
+        )
+    right = normalise(boxed) == normalise(gold)
+    return Verdict(RIGHT, boxed) if right else Verdict(WRONG, boxed, f"the answer is {gold}")
 
 
 def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
     """Outcome of a response to a row of the data set (problem, answer). Raises ValueError without math-verify."""
-    text = before_end(response)
-    section = answer_section(text) if scoring.protocol == "default" else None
-    boxed = last_boxed(text if section is None else section)
-    answer = section if boxed is None else boxed
-    gold, detail = doc["answer"], f"the answer is {doc['answer']}"
-    if answer is not None and answer.strip() and normalise(answer) == normalise(gold):
-        return Verdict(RIGHT, answer)
     if scoring.protocol == "published":
-        return Verdict(WRONG, answer, detail) if answer else Verdict(NO_ANSWER, detail="no \\boxed{} found")
-    if not (text if answer is None else answer).strip():
+        return published_verdict(doc["answer"], response)
+    found = answers.find(response)
+    if found is None:
         return Verdict(NO_ANSWER, detail="no answer found")
-    in_base = None if answer is None else same_in_base(gold, answer)  # math-verify would drop the base
-    if in_base is not None:
-        return Verdict(RIGHT, answer) if in_base else Verdict(WRONG, answer, detail)
-    outcome = equal(f"${gold}$", text if answer is None else f"${answer.strip().strip('$')}$")
-    return Verdict(outcome, answer, "" if outcome == RIGHT else detail)
+    gold, percent = clean(doc["answer"]), about_percent(doc.get("problem", ""))
+    outcome = same(gold, found.text, percent)
+    if outcome == WRONG and found.place == answers.SENTENCE and is_prose(found.text):
+        outcome = NO_ANSWER  # a sentence that is no answer is none, rather than a wrong one
+    return Verdict(outcome, found.text, "" if outcome == RIGHT else f"the answer is {doc['answer']}")
+
+
+def about_percent(problem: str) -> bool:
+    """Whether a percent sign in the answer is its unit: unless the problem is known and does not speak of percents."""
+    return bool(re.search(r"percent|%", problem)) or len(problem.split()) < 2
 
 
 def score(doc: dict, response: str, *, protocol: str = "default") -> bool:

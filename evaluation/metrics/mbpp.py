@@ -8,7 +8,8 @@
 
 Right: a function remove_Occ, in a block or (default protocol) as the whole text, for which all asserts hold.
 
-default: the first python block, else the first block (of the <answer> section where there is one), else the text itself.
+default: the first definitions of the functions that the tests call which are no stubs, and what they need
+(evaluation/metrics/programs.py); where nothing defines them, the first block or the text itself, which then fails.
 published: the first closed block.
 Rows of MBPP have three asserts in `test_list`, after `test_setup_code` (or `test_imports`); rows of MBPP+ have more in `test`.
 The published test split is task_id 11 to 510.
@@ -19,7 +20,8 @@ The published test split is task_id 11 to 510.
 from cd4lm.config import require
 from cd4lm.data.rows import shown, text_of
 from evaluation.metrics import sandbox
-from evaluation.metrics.programs import parses, program_text, published_text
+from evaluation.metrics.programs import called_names, fallback, find_program, published_text
+from evaluation.metrics.statements import parses
 from evaluation.metrics.verdict import DEFAULT, NO_ANSWER, Scoring, Verdict
 
 TEST_IDS = range(11, 511)
@@ -38,9 +40,12 @@ def judge(doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
     Raises ValueError unless scoring.confirm_run_unsafe_code, SandboxError where nothing can be run.
     """
     sandbox.check(scoring)
-    text = program_text(response) if scoring.protocol == "default" else published_text(response, python_only=False)
-    if text is None or (scoring.protocol == "default" and not parses(text)):
-        return Verdict(NO_ANSWER, text, "no program found" if text is None else "no readable program found")
+    if scoring.protocol == "published":
+        text = published_text(response, python_only=False)
+    else:
+        text = find_program(response, *called_names(tests_of(doc))) or fallback(response)
+    if text is None:
+        return Verdict(NO_ANSWER, detail="no program found")
     outcome, detail = sandbox.run(text, tests_of(doc), scoring.sandbox)
     return Verdict(outcome, text, detail)
 

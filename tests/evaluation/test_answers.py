@@ -1,17 +1,33 @@
-"""Answers and programs found in text as models write it."""
+"""Answers found in text as models write it, and GSM8K's numbers."""
 
-import threading
+import json
 
 import pytest
 
-from evaluation.metrics import gsm8k, humaneval, math500, math_equality, mbpp, scoring
-from evaluation.metrics.answers import before_end, last_boxed
-from evaluation.metrics.humaneval import build_program
-from evaluation.metrics.programs import program_text, published_text
+from evaluation.metrics import gsm8k, scoring
+from evaluation.metrics.answers import before_end, find, last_boxed
+from evaluation.metrics.quantities import value
+from evaluation.metrics.symbols import clean
+from evaluation.metrics.units import split_unit
 from evaluation.metrics.verdict import Scoring
+from evaluation.metrics.wrappers import WRAPPERS, peel
+from tests.conftest import ROOT
 
+INPUTS = ROOT / "tests/fixtures/inputs"
 PUBLISHED = Scoring("published")
 TEN = {"answer": "5 + 5 = <<5+5=10>>10\n#### 10"}
+
+
+def samples(name: str) -> list[tuple[dict, str]]:
+    """Rows and responses of a file in tests/fixtures/inputs."""
+    lines = [json.loads(line) for line in (INPUTS / f"samples_{name}.jsonl").read_text().splitlines()]
+    return [(line["doc"], line["response"]) for line in lines]
+
+
+def responses(task: str) -> list[dict]:
+    """Gold answers with responses, and whether those are right."""
+    lines = (INPUTS / f"responses_{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -46,19 +62,134 @@ def test_gsm8k(response, outcome, published):
 
 
 @pytest.mark.parametrize(
+    "response",
+    [
+        "**Answer:** 10",
+        "**Final Answer**\n\n10 apples",
+        "The answer is **10**, since 5+5 = 10 and 3 more.",
+        "She pays $5 and $5, which is $10 in total.",
+        "The answer is\n\\[\n10\n\\]",
+        r"The answer is: $\$10.00$",
+        r"<think>\boxed{9}</think> It is 10.",
+        "She earns 5 * 2 = $10 per hour (10 dollars).",
+        "1. She has 4.\n2. She has 10.\n3. Done",
+        "Answer: Janet has 10 apples in 2 boxes",
+        r"\boxed{10\text{ miles}/\text{hour}}",
+        r"$$\text{Total} = 5 + 5 = 10$$",
+        "### Answer\n10",
+        "10 ft²",
+        "- 10",
+        r"\boxed{10}, that is \boxed{10}",
+    ],
+)
+def test_gsm8k_right(response):
+    assert gsm8k.score(TEN, response)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The answer is not 10.",
+        "The answer is not 10 but 20.",
+        r"\boxed{10 or 12}",
+        r"\boxed{10}, \boxed{12}",
+        r"\boxed{2 hours 10 minutes}",
+        r"\boxed{x^2+10}",
+        r"\boxed{10x}",
+        r"\boxed{10:30}",
+        r"\boxed{10!}",
+        r"\boxed{10^2}",
+        r"\boxed{5^{10}}",
+        r"\boxed{5 \text{ m}^{10}}",
+        "The profit is -$10",
+        "The profit is $-10.",
+        "10 - 10",
+        "<answer>10 eggs and 3 ducks</answer>",
+        "She has 10,5 of them",
+        r"\boxed{10,00}",
+    ],
+)
+def test_gsm8k_gives_no_credit_for_a_number_nearby(response):
+    assert not gsm8k.score(TEN, response)
+
+
+def test_inputs_of_gsm8k():
+    pairs = [*samples("gsm8k_F04_exponents"), *samples("gsm8k_F06_headings")]
+    right = [gsm8k.score(*pair) for pair in pairs]
+    assert right == [doc["answer"] != "#### 2" for doc, _ in pairs]  # 120 ft^2 is not 2
+
+
+def test_whole_responses():
+    for case in responses("gsm8k"):
+        assert gsm8k.score({"answer": case["answer"]}, case["response"]) is case["right"], case
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda wrapper: wrapper.name)
+def test_wrappers(wrapper):
+    assert peel(wrapper.example) == "42"
+
+
+@pytest.mark.parametrize(
     "text,number",
     [
         ("1,234,567", "1234567"),
+        ("12,34,567", "1234567"),
+        ("1 234 567", "1234567"),
+        ("1.234.567", "1234567"),
+        ("1'234", "1234"),
         ("-3.5", "-3.5"),
         ("1{,}000", "1000"),
+        (r"1,\!000", "1000"),
         ("−7", "-7"),
         ("-$5", "-5"),
         ("0.50", "0.5"),
         ("1/4", "0.25"),
+        ("½", "0.5"),
+        ("1½", "1.5"),
+        (r"137 \frac{1}{2}", "137.5"),
+        ("1 1/2", "1.5"),
+        (r"\frac14", "0.25"),
+        (r"1.5 \times 10^6", "1500000"),
+        ("1.5e6", "1500000"),
+        ("10^6", "1000000"),
+        ("3 × 10⁻²", "0.03"),
+        ("1.5 million", "1500000"),
+        ("٣٤", "34"),
+        ("１２", "12"),
+        ("४२", "42"),
+        (r"120 \text{ ft}^2", "120"),
+        ("15cm^2", "15"),
+        ("5 square feet", "5"),
+        (r"20\%", "20"),
+        (r"90^\circ", "90"),
+        ("£5", "5"),
     ],
 )
 def test_numbers(text, number):
     assert gsm8k.score({"answer": f"#### {number}"}, rf"\boxed{{{text}}}")
+
+
+@pytest.mark.parametrize(
+    "text", ["1,23", "1,2345", "2 3", "1e99999", "9^9^9^9", "1/0", "2k", "x", "", "--", "(", r"5\frac{3}{2}"]
+)
+def test_what_is_no_number(text):
+    assert value(text) is None
+
+
+@pytest.mark.parametrize(
+    "text,unit",
+    [
+        ("120 ft^2", "ft^2"),
+        (r"864 \mbox{ inches}^2", "in^2"),
+        ("5 square feet", "ft^2"),
+        (r"\$5", "dollar"),
+        (r"5.4 \text{ cents}", "cent"),
+        ("2k", None),
+        ("3 or so", None),
+    ],
+)
+def test_units(text, unit):
+    assert split_unit(clean(text))[1] == unit
 
 
 def test_a_row_without_gold_answer_is_an_error():
@@ -94,92 +225,17 @@ def test_last_boxed(text, boxed):
 
 
 @pytest.mark.parametrize(
-    "gold,answer,outcome,published",
+    "text,pieces",
     [
-        (r"\frac{1}{2}", "0.5", "right", "right"),
-        (r"\frac{1}{2}", r"\dfrac12", "right", "right"),
-        (r"\frac{1}{2}", r"\frac{2}{4}", "right", "wrong"),
-        (r"\frac{1}{2}", "1/3", "wrong", "wrong"),
-        ("x=5", "5", "right", "right"),
-        ("90^\\circ", "90", "right", "right"),
-        ("p - q", "-q + p", "right", "wrong"),
-        ("p - q", "q - p", "wrong", "wrong"),
-        (r"\text{Evelyn}", "Evelyn", "right", "right"),
-        (r"\text{Evelyn}", "Navin", "wrong", "wrong"),
-        ("(3,4]", "[3,4)", "wrong", "wrong"),
-        ("52_8", "52", "right", "wrong"),
-        ("52_8", "52_9", "wrong", "wrong"),
-        ("10,000", "10000", "right", "right"),
-        (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac\pi2)", "right", "right"),
+        (r"$x = \boxed{1}$ or $x = \boxed{-2}$", ("1", "-2")),
+        (r"\boxed{1}, \boxed{2} and \boxed{3}", ("1", "2", "3")),
+        (r"not \boxed{1}. It is \boxed{2}", ("2",)),
+        (r"\boxed{\boxed{5}}", (r"\boxed{5}",)),
+        (r"\boxed{5} so $\boxed{5}$", ("5",)),
     ],
 )
-def test_math500(gold, answer, outcome, published):
-    doc, response = {"answer": gold}, rf"<answer>\boxed{{{answer}}}</answer>"
-    assert math500.judge(doc, response).outcome == outcome
-    assert math500.judge(doc, response, PUBLISHED).outcome == published
-
-
-def test_math500_without_box():
-    assert math500.judge({"answer": "5"}, "The answer is 5.").right
-    assert math500.judge({"answer": "5"}, "<answer>$5$</answer>").right
-    assert math500.judge({"answer": "5"}, "I do not know").outcome == "no_answer"
-    assert math500.judge({"answer": "5"}, "The answer is 5.", PUBLISHED).outcome == "no_answer"
-
-
-@pytest.mark.slow
-def test_an_answer_that_never_ends_is_stopped_and_the_next_one_scored():
-    assert math500.judge({"answer": "5"}, r"\boxed{9^{9^{9^{9}}}+x}").outcome in ("timeout", "error", "wrong")
-    assert math500.judge({"answer": r"\frac{1}{2}"}, r"\boxed{\frac{2}{4}}").right
-
-
-def test_math_is_compared_from_any_thread():
-    right = []
-    threads = [
-        threading.Thread(target=lambda i=i: right.append(math500.score({"answer": f"{i}x"}, rf"\boxed{{x \cdot {i}}}")))
-        for i in range(2, 8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert right == [True] * 6
-
-
-def test_missing_math_verify_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(math_equality.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(math_equality, "WORKER", math_equality.Worker())
-    with pytest.raises(ValueError, match="pip install"):
-        math500.score({"answer": "1"}, r"\boxed{\frac{2}{2}}")
-    assert math500.score({"answer": "1"}, r"\boxed{1}", protocol="published")
-
-
-def test_programs_are_found():
-    code = "def f():\n    return 1"
-    assert program_text(f"Here:\n```python\n{code}\n```\n```python\nother\n```") == code
-    assert program_text(f"```\nshell\n```\n```py\n{code}\n```") == code
-    assert program_text(f"```python\n{code}") == code
-    assert program_text(f"```python\nold\n```<answer>```python\n{code}\n```</answer>") == code
-    assert program_text(f"```python\r\n{code}\r\n```") == code
-    assert program_text(code + "<|endoftext|>rest") == code
-    assert program_text(" \n") is None
-    assert published_text(f"```python\n{code}", python_only=True) is None
-    assert published_text("```\nx\n```", python_only=False) == "x"
-    assert published_text("```\nx\n```", python_only=True) is None
-
-
-def test_a_body_continues_the_prompt():
-    doc = {"prompt": 'def f(x):\n    """Doc."""\n', "entry_point": "f"}
-    for text in ("    return x", "return x", "y = x\nreturn y", "  return x", "def f(x):\n    return x"):
-        space = {}
-        exec(build_program(doc, text), space)
-        assert space["f"](3) == 3, text
-    assert build_program(doc, "This is no program.") is None
-
-
-@pytest.mark.parametrize("metric", [humaneval, mbpp])
-def test_code_runs_only_with_consent(metric):
-    with pytest.raises(ValueError, match="--confirm_run_unsafe_code"):
-        metric.score({}, "```python\nx = 1\n```")
+def test_boxes_that_are_a_list(text, pieces):
+    assert find(text).pieces == pieces
 
 
 def test_before_end():
