@@ -133,7 +133,8 @@ def rescore(metric: str, arguments: argparse.Namespace) -> None:
     results = {}
     for file, task in files_of(metric, arguments.res_path).items():
         documents = read_documents(file)
-        check_rows(metric, ((f"{file} document {document.id}", document.row) for document in documents))
+        rows = ((f"{file} document {document.id}", document.row) for document in documents)
+        check_rows(metric, rows, "repair it, or use the right metric")
         summary = summarise(documents, judge_documents(metric, documents, scoring))
         print(describe(task, scoring.protocol, summary))
         results[str(file)] = {"task": task, "protocol": scoring.protocol} | summary

@@ -18,13 +18,13 @@ def metric_of(task: str) -> str:
     return name
 
 
-def check_rows(task: str, rows: Iterable[tuple[str, dict]]) -> None:
+def check_rows(task: str, rows: Iterable[tuple[str, dict]], remedy: str = "repair or remove it") -> None:
     """Raise ValueError for the first row that cannot be scored; rows come with the file and number that name them."""
     for place, row in rows:
         try:
             METRICS[metric_of(task)].check(row)
         except ValueError as error:
-            raise ValueError(f"{place} {error}: repair or remove it") from error
+            raise ValueError(f"{place} {error}: {remedy}") from error
 
 
 def judge(task: str, doc: dict, response: str, scoring: Scoring = DEFAULT) -> Verdict:
