@@ -76,7 +76,9 @@ def unindented(text: str) -> str:
 
 def program_of(found: list[Statement], entries: set[str], needed: set[str]) -> str | None:
     """The statements that the needed names need, in their order, as a program; None if an entry point is not defined."""
-    definers = {name: [s for s in found if name in s.binds and not s.talks] for name in entries}
+    definers = {
+        n: [s for s in found if n in s.binds and not s.talks and is_allowed(s, n, entries, found)] for n in entries
+    }
     if not all(definers.values()) or not entries:
         return None
     home = {}  # per entry point, the block of its first definition that is no stub
@@ -123,7 +125,7 @@ def binders(found: list[Statement], name: str, entries: set[str], home: dict[str
 
     A name of Python's own is only bound anew where the program itself does so beside the entry point.
     """
-    own = [i for i, s in enumerate(found) if name in s.binds and not s.talks and is_allowed(s, name, entries)]
+    own = [i for i, s in enumerate(found) if name in s.binds and not s.talks and is_allowed(s, name, entries, found)]
     if name in home:
         own = [i for i in own if found[i].block == home[name]]
         real = [i for i in own if not found[i].is_stub]
@@ -136,11 +138,22 @@ def binders(found: list[Statement], name: str, entries: set[str], home: dict[str
     return [i for i in own if found[i].block == block]
 
 
-def is_allowed(statement: Statement, name: str, entries: set[str]) -> bool:
-    """Whether a statement may set a name up: not by calling the entry point it is no definition of (`result = f(3)`)."""
-    if statement.is_definition or statement.is_import or name in entries:
+def is_allowed(statement: Statement, name: str, entries: set[str], found: list[Statement]) -> bool:
+    """Whether a statement may set a name up: a definition may, a use of the entry point (`result = f(3)`) may not."""
+    if statement.is_definition or statement.is_import:
         return True
-    return not statement.uses & entries
+    if name in entries:
+        return not isinstance(statement.node, ast.Expr)
+    return not statement.uses & users(found, entries)
+
+
+def users(found: list[Statement], names: set[str]) -> set[str]:
+    """The names and the functions that call them, directly or not."""
+    names, before = set(names), None
+    while names != before:
+        before = set(names)
+        names |= {name for s in found if s.is_definition and s.uses & names for name in s.binds}
+    return names
 
 
 def continuation(prompt: str, entry: str, response: str) -> str | None:

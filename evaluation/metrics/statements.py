@@ -37,7 +37,7 @@ class Statement:
 
     @cached_property
     def binds(self) -> frozenset[str]:
-        """The global names it binds, deletes or changes (`memo[0] = 1` changes memo)."""
+        """The global names it binds, deletes or may change: `memo[0] = 1`, `squares.append(4)`, `heapify(squares)`."""
         if isinstance(self.node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             return frozenset([self.node.name])
         names = set()
@@ -48,6 +48,8 @@ class Statement:
                 names.add(node.name)
             elif isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del)):
                 names.add(_root(node))
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                names |= {_root(part) for part in (node.value.func, *node.value.args) if _root(part)}
         return frozenset(names - {None})
 
     @cached_property

@@ -43,7 +43,7 @@ WRAPPERS = (
     Wrapper("heading", "### 42", r"#{1,6}[ \t]*(?P<x>.*)"),
     Wrapper("quotation", "> 42", r">[ \t]+(?P<x>.*)"),
     Wrapper("list mark", "* 42", r"[*+][ \t]+(?P<x>.*)"),
-    Wrapper("full stop", "42.", r"(?P<x>.*[^.\s])\s*(?:[.,;:]|(?<=[A-Za-z}*$])!)"),
+    Wrapper("full stop", "42.", r"(?P<x>.*[^.\s])\s*(?:[.,;:]|(?<=[A-Za-z]{2})!|(?<=[*$])!)"),
     Wrapper("alignment mark", "& 42", r"&\s*(?P<x>.*)"),
     Wrapper("JSON", '{"answer": "42"}', r"\{?\s*\"[\w ]+\"\s*:\s*(?P<x>[^,{}]*)\}?"),
     Wrapper("equals sign", "= 42", r"(?:=|\\approx(?![A-Za-z]))\s*(?P<x>.*)"),
