@@ -34,13 +34,14 @@ _PLAIN = re.compile(r"-?(\d[\d,]*(\.\d*)?|\.\d+)")
 _MONEY = rf"(?:[{CURRENCY}€£]\s*)?"
 _ATOM = rf"{_MONEY}(?:\\frac\s*\{{\s*-?{NUMBER}\s*\}}\s*\{{\s*{NUMBER}\s*\}}|{NUMBER}(?:\s*\\frac\s*\{{\d+\}}\s*\{{\d+\}}|\s+\d+/\d+)?)%?"
 _OPERATION = r"\s*(?:\\times|\\cdot|\\div|[-+*/^]|x(?=\s*\d))\s*"
-# A number in a sentence with the arithmetic it is part of; not one inside a name, an exponent or an index.
+# A number in a sentence with the arithmetic it is part of; not one inside a name, an exponent, an index or a time of day.
 _ARITHMETIC = re.compile(
-    rf"(?:(?<![\w)}}\]^_{{])-\s?(?=\S)|(?<![\w.^_{{\\]))(?<!\d,){_ATOM}(?:{_OPERATION}(?:\{{-?{NUMBER}\}}|-?{_ATOM}))*(?!\w|,\d)"
+    rf"(?:(?<![\w)}}\]^_{{])-\s?(?=\S)|(?<![\w.^_{{\\]))(?<!\d[,:]){_ATOM}(?:{_OPERATION}(?:\{{-?{NUMBER}\}}|-?{_ATOM}))*(?!\w|[.,:]\d)"
 )
 _WORDS = re.compile(rf"(?:[A-Za-z]{{2,}}[\w'’-]*|[\s,.:;()°%{CURRENCY}-])*")
 # The number of a list's item or heading.
 _ITEM = re.compile(r"^[ \t]*(?:#+[ \t]*)?\d{1,2}[.)][ \t]+(?=\S)", re.MULTILINE)
+_OR = re.compile(r"[\s$]*\bor\b[\s$]*")
 _DENIED = re.compile(r"\bnot[\s$]*$")
 
 
@@ -102,7 +103,9 @@ def in_sentence(text: str, first: bool) -> Fraction | None:
     for part in (re.sub(r"\([^()]*\)", " ", text), text):
         found = [number for number in _ARITHMETIC.finditer(part) if not _DENIED.search(part[: number.start()])]
         if found:
-            return _value(found[0 if first else -1][0])
+            one, other = (found[0], found[min(1, len(found) - 1)]) if first else (found[-1], found[max(0, len(found) - 2)])
+            between = part[min(one.end(), other.end()) : max(one.start(), other.start())]
+            return None if _OR.fullmatch(between) else _value(one[0])
     return None
 
 

@@ -87,10 +87,7 @@ def files_of(metric: str, path: Path) -> dict[Path, str]:
 def judge_documents(task: str, documents: list[Document], scoring: Scoring) -> list[list[Verdict]]:
     """Verdicts of every response of every document."""
     pairs = [(document.row, text) for document in documents for text in document.responses]
-    try:
-        verdicts = iter(list(tqdm(judge_all(task, pairs, scoring), task, len(pairs), disable=None)))
-    except KeyError as error:
-        raise ValueError(f"a row has no field {error}: is {task} the right metric for this file?") from error
+    verdicts = iter(list(tqdm(judge_all(task, pairs, scoring), task, len(pairs), disable=None)))
     return [[next(verdicts) for _ in document.responses] for document in documents]
 
 
