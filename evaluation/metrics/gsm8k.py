@@ -103,7 +103,9 @@ def in_sentence(text: str, first: bool) -> Fraction | None:
     for part in (re.sub(r"\([^()]*\)", " ", text), text):
         found = [number for number in _ARITHMETIC.finditer(part) if not _DENIED.search(part[: number.start()])]
         if found:
-            one, other = (found[0], found[min(1, len(found) - 1)]) if first else (found[-1], found[max(0, len(found) - 2)])
+            one, other = (
+                (found[0], found[min(1, len(found) - 1)]) if first else (found[-1], found[max(0, len(found) - 2)])
+            )
             between = part[min(one.end(), other.end()) : max(one.start(), other.start())]
             return None if _OR.fullmatch(between) else _value(one[0])
     return None
