@@ -66,6 +66,8 @@ def test_format_options_change_the_tokens_as_they_say(tokenizer):
     chat = AnswerDataset([ROW], tokenizer, FormatConfig())[0]["prompt"]
     assert tokenizer.decode(raw) == ROW["question"] and len(chat) > len(raw)
     assert tokenizer.bos_token_id in chat and tokenizer.bos_token_id not in raw
+    braces = AnswerDataset([ROW], tokenizer, FormatConfig(prompt_template=r"{question} . {} \boxed{}"))[0]["prompt"]
+    assert braces[: len(raw)] == raw and len(braces) > len(raw)  # braces other than {question} are text
 
 
 @pytest.mark.parametrize("attend", [False, True])

@@ -7,6 +7,7 @@ import pytest
 from evaluation.metrics.rescore import files_of, read_documents
 from evaluation.run import Run
 from tests.command_line import alone, command, refused
+from tests.conftest import ROOT
 from tests.evaluation.benchmarks import gold, rows_of
 
 METRICS = ("gsm8k", "math500", "humaneval", "mbpp")
@@ -40,6 +41,12 @@ def test_a_run(tmp_path):
     assert result["accuracy_95"] == pytest.approx([0.3127, 0.8318], abs=1e-4)
     assert "60.0 % [31.3, 83.2] of 10 documents" in output
     assert "4 documents scored differently" in output
+
+
+def test_the_interval_of_few_documents_stays_within_what_an_accuracy_can_be():
+    [result], output = rescored("gsm8k", ROOT / "tests/fixtures/inputs/samples_gsm8k_F21_interval.jsonl")
+    assert result["accuracy"] == 0.75 and result["accuracy_95"] == [0.5, 1.0] and result["documents"] == 2
+    assert "75.0 % [50.0, 100.0] of 2 documents" in output
 
 
 def test_a_file_by_itself_and_the_metrics_file_as_a_script(tmp_path):
