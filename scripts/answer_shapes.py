@@ -126,7 +126,11 @@ def main() -> None:
 
 HEAD = """Made by `python scripts/answer_shapes.py --data_dir FOLDER --write docs/answer_shapes.md`: every gold answer of the
 test splits in each shape (scripts/shapes), scored under the default protocol. A right answer must be accepted, one whose
-shape begins with "wrong" refused."""
+shape begins with "wrong" refused.
+
+Whoever wrote the rules wrote the shapes too, so a hundred percent says nothing about kinds that neither thought of. Known to be
+missed, as no answer or as wrong: numbers in words ("eighteen") and with letters for thousands ("1.5k"), a continental decimal comma
+("1.200,50"), quantities inside a longer phrase ("5 boxes of 12"), and a program that is a method of a class or stands behind `>>>`."""
 
 if __name__ == "__main__":
     exit_with_message(main)
