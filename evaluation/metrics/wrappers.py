@@ -1,4 +1,4 @@
-r"""What people put around an answer, one rule each, taken off until nothing is left to take: `- **\( x = 42 \).**` is 42's."""
+r"""What people put around an answer, one rule each, taken off one after the other: `- **\( 42 \).**` becomes `42`."""
 
 import re
 from typing import NamedTuple
