@@ -21,14 +21,16 @@ MOST_OUTPUTS = 2**25  # elements of a product whose rate is measured
 
 def fastest(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of several calls after one that warms up: what is slower is other work."""
-    seconds: list[float] = []
-    while len(seconds) < 3 or sum(seconds) < SECONDS:
+    best, calls, begun = float("inf"), 0, time.perf_counter()
+    while calls < 3 or time.perf_counter() - begun < SECONDS:
         wait(device)
         start = time.perf_counter()
         work()
         wait(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+        calls += 1
+        if calls > 1:
+            best = min(best, time.perf_counter() - start)
+    return best
 
 
 @torch.no_grad()
