@@ -24,8 +24,9 @@ CONFIG = json.loads((TEACHER / "config.json").read_text())
 MINIMAL = "teacher: t\noutput_dir: o\ndata: {dataset: tiny, dir: d}\n"
 some = settings(max_examples=150, deadline=None)
 
+# No denormal numbers: a training test in the same process has them flushed to zero, which hypothesis refuses.
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=9),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(st.characters(), max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
