@@ -33,6 +33,7 @@ def killed(work):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_variant_is_named(refused, monkeypatch):
     monkeypatch.setattr(benchmark_training, "measure", killed)
     words = ("--shape", "tiny", "--variants", "ours", "--rounds", 1)
