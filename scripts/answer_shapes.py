@@ -3,10 +3,9 @@
     python scripts/answer_shapes.py --data_dir FOLDER [--sample N] [--tasks gsm8k math500 humaneval mbpp] [--write docs/answer_shapes.md]
 
 FOLDER holds gsm8k/test.jsonl, math500/test.jsonl, humaneval/test.jsonl and mbpp/all.jsonl as published. --sample takes every
-n-th row such that N are left. Programs run in the sandbox; all of them take about an hour on two cores.
+n-th row such that N are left. Programs run in the sandbox; all of them take about a quarter of an hour on two cores.
 """
 
-import argparse
 import textwrap
 import time
 from collections import defaultdict
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 from shapes import answers, programs
 
-from cd4lm.config import exit_with_message, require
+from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.data.rows import read_jsonl
 from cd4lm.io import write_text
 from evaluation.metrics.mbpp import TEST_IDS, tests_of
@@ -109,15 +108,17 @@ def shown(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--sample", type=int, help="rows per task; all if left out")
     parser.add_argument("--tasks", nargs="+", choices=METRICS, default=list(METRICS))
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     arguments = parser.parse_args()
+    require(arguments.sample is None or arguments.sample >= 1, f"--sample {arguments.sample} must be at least 1")
+    rows = {task: rows_of(arguments.data_dir, task, arguments.sample) for task in arguments.tasks}
     lines = ["# Shapes of answers", "", HEAD, ""]
     for task in arguments.tasks:
-        part = describe(task, rows_of(arguments.data_dir, task, arguments.sample))
+        part = describe(task, rows[task])
         print("\n".join(part), flush=True)
         lines += part
     if arguments.write:

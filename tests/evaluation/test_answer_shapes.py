@@ -2,7 +2,8 @@
 
 import pytest
 
-from scripts.answer_shapes import cases, measure
+from cd4lm.data.rows import write_jsonl
+from scripts.answer_shapes import cases, main, measure
 from tests.evaluation.benchmarks import rows_of
 
 
@@ -18,3 +19,17 @@ def test_sample(task, rows):
 def test_every_row_has_wrong_answers(task):
     for row in rows_of(task):
         assert sum(not case.right for case in cases(task, row)) >= 5
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (("--sample", 0), "--sample 0 must be at least 1"),
+        (("--tasks", "gsm8k", "mbpp"), "mbpp/all.jsonl does not exist"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_scored(refused, tmp_path, capsys, words, message):
+    (tmp_path / "gsm8k").mkdir()
+    write_jsonl(tmp_path / "gsm8k/test.jsonl", rows_of("gsm8k"))
+    refused(main, message, "--data_dir", tmp_path, *words)
+    assert capsys.readouterr().out == ""
