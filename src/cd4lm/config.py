@@ -237,11 +237,31 @@ def exit_with_message(main) -> None:
     """
     try:
         main()
+        leave_group()
     except (ValueError, ArithmeticError, OSError) as error:
         if os.environ.get("CD4LM_DEBUG"):
             raise
         if os.environ.get("RANK", "0") != "0":
             time.sleep(SECONDS_FOR_RANK_0)
-        sys.exit(f"error: {one_line(error)}")
+        leave_group(f"error: {one_line(error)}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; run the same command again to resume")
+        leave_group("interrupted; run the same command again to resume")
+    except SystemExit as leaving:
+        leave_group(leaving.code)
+
+
+def leave_group(status: str | int | None = None) -> None:
+    """Leave the group of processes that this one joined, if any, and exit with a status as sys.exit takes it.
+
+    Python's own exit now and then aborts in the threads of a group still joined. With words for a status the process has
+    failed: it goes without leaving in order, since the others may be waiting for it inside a collective operation.
+    """
+    distributed = sys.modules.get("torch.distributed")  # never imported here: --help must stay fast
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        if isinstance(status, str):
+            print(status, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(1)
+        distributed.destroy_process_group()
+    if status is not None:
+        sys.exit(status)
