@@ -10,27 +10,31 @@ equal but for case, spacing and Unicode's compatible forms go to the same split.
 
 import argparse
 import shutil
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from cd4lm.config import CommandParser, exit_with_message, require
+from cd4lm.config import CommandParser, build, exit_with_message, require
 from cd4lm.data import tiny_task
 from cd4lm.data.rows import digest, write_jsonl
-from cd4lm.data.splits import SOURCES, build_splits, repeated, revision_of
-from cd4lm.data.tiny_task import CHAINS
+from cd4lm.data.splits import SOURCES, TINY, build_splits, repeated, revision_of
+from cd4lm.data.tiny_task import DEFAULT, WORDINGS, World
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.io import write_json
 
 
 def parse() -> argparse.Namespace:
     parser = CommandParser(__doc__)
-    parser.add_argument("--dataset", required=True, choices=[*SOURCES, *CHAINS])
+    parser.add_argument("--dataset", required=True, choices=[*SOURCES, TINY])
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--max_samples", type=int, help="rows to take before splitting (tiny: training rows)")
     parser.add_argument(
         "--source", help="local .jsonl, .json, .csv, .tsv (also .gz) or .parquet file instead of the hub"
     )
     parser.add_argument("--seed", type=int, default=42, help="of the split (tiny: of the problems)")
+    world = parser.add_argument_group("dials of the embedded task")
+    world.add_argument("--wordings", type=int, default=DEFAULT.wordings, help=f"of a step, 1 to {len(WORDINGS)}")
+    world.add_argument("--chain", type=int, nargs="+", default=DEFAULT.chain, help="steps of a problem, each as likely")
     parser.add_argument("--answers", choices=["data", "teacher"], default="data")
     teacher = parser.add_argument_group("with --answers teacher")
     teacher.add_argument("--teacher", help="checkpoint folder or hub name")
@@ -50,7 +54,7 @@ def answer(rows: list[dict], arguments: argparse.Namespace) -> list[dict]:
     from cd4lm.training.generate_targets import own_answers
 
     require(arguments.teacher is not None, "--answers teacher needs --teacher: the checkpoint that answers")
-    checks = arguments.dataset in CHAINS and arguments.keep == "right"
+    checks = arguments.dataset == TINY and arguments.keep == "right"
     require(checks or arguments.keep == "all", f"no checker for {arguments.dataset} answers: pass --keep all")
     teacher, tokenizer = load_for_inference(arguments.teacher)
     options = DecodingOptions(
@@ -77,12 +81,14 @@ def main():
         f"{final} holds files but no manifest.json: it is no prepared data set; choose another folder",
     )
     require(arguments.max_samples is None or arguments.max_samples > 0, "--max_samples must be positive")
+    world = build(World, {"wordings": arguments.wordings, "chain": arguments.chain}, "--")
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)  # before the long work, so that a folder that cannot be written stops it
     try:
         revision = revision_of(arguments.dataset, arguments.source)
-        splits = build_splits(arguments.dataset, arguments.source, revision, arguments.max_samples, arguments.seed)
+        how = (arguments.max_samples, arguments.seed, world)
+        splits = build_splits(arguments.dataset, arguments.source, revision, *how)
         asked, repeats = len(splits["train"]), repeated(chain(*splits.values()))
         if arguments.answers == "teacher":
             splits["train"] = answer(splits["train"], arguments)
@@ -100,6 +106,7 @@ def main():
             "answers": arguments.answers,
             "counts": {split: len(rows) for split, rows in splits.items()},
             "repeated_questions": repeats,
+            **({"world": asdict(world)} if arguments.dataset == TINY else {}),
             "sha256": {split: digest(rows) for split, rows in splits.items()},
         }
         if arguments.answers == "teacher":

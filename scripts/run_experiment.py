@@ -10,9 +10,12 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from cd4lm.config import command_line, exit_with_message, load, require
+from cd4lm.data.splits import TINY
+from cd4lm.data.tiny_task import DEFAULT
 from cd4lm.data.trajectories import is_complete
 from cd4lm.model.checkpoint import check_folder
 from cd4lm.model.loading import load_config, load_tokenizer
@@ -29,6 +32,8 @@ def prepare_command(config: ExperimentConfig) -> list[str]:
     data, options = config.data, []
     if data.source is not None:
         options += ["--source", data.source]
+    if data.dataset == TINY:
+        options += ["--wordings", str(data.world.wordings), "--chain", *map(str, data.world.chain)]
     if data.max_samples is not None:
         options += ["--max_samples", str(data.max_samples)]
     if data.answers == "teacher":
@@ -52,11 +57,13 @@ def check_data(data: DataConfig) -> bool:
     if not file.is_file():
         return False
     manifest = json.loads(file.read_text())
-    for name in ("dataset", "answers"):
-        asked = vars(data)[name]
-        require(
-            manifest[name] == asked, f"{data.dir} was prepared with {name}={manifest[name]}, not {asked}: delete it"
-        )
+    wanted = {"dataset": data.dataset, "answers": data.answers}
+    if data.dataset == TINY:
+        wanted["world"] = json.loads(json.dumps(asdict(data.world)))
+    for name, asked in wanted.items():
+        # A folder prepared before there were dials has no word of them, and the default ones.
+        found = manifest.get(name, json.loads(json.dumps(asdict(DEFAULT))))
+        require(found == asked, f"{data.dir} was prepared with {name}={found}, not {asked}: delete it")
     return True
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from cd4lm.data.rows import digest
-from cd4lm.data.tiny_task import make_row
+from cd4lm.data.tiny_task import World, make_row
 from cd4lm.diffusion import masking
 from cd4lm.diffusion.noise import row_keys, uniform
 from cd4lm.diffusion.trajectory import trajectory_pair
@@ -56,8 +56,9 @@ def test_order_of_examples_and_rows_of_the_embedded_task():
     run = RunOrder(7, 20, 42)
     found = {"epoch": epoch_order(22, 42, 1), "run": list(run)}
     assert found | {"grouped": list(LengthGrouped(run, [5, 9, 2, 7, 4, 4, 1], 4, 42))} == GOLDEN["order"]
-    for task, wanted in GOLDEN["rows"].items():
-        rows = [make_row(split, i, 42, task) for split in ("train", "validation", "test") for i in range(50)]
+    worlds = {"tiny": World(), "tiny_long": World(chain=(6, 7, 8))}
+    for name, wanted in GOLDEN["rows"].items():
+        rows = [make_row(split, i, 42, worlds[name]) for split in ("train", "validation", "test") for i in range(50)]
         assert digest(rows) == wanted
 
 

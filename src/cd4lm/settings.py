@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cd4lm.config import STRICT, Count, NotNegative, Number, Positive, Probability, Share, require
+from cd4lm.data.tiny_task import World
 
 LLADA_MATRICES = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
 
@@ -39,13 +40,14 @@ class DataConfig:
     """Where the rows come from and who wrote the answers.
 
     dataset: name for prepare_data; dir: its output folder, prepared first if it is missing; source: a local file
-    instead of the hub; max_samples: rows to prepare.
+    instead of the hub; world: dials of the embedded task; max_samples: rows to prepare.
     answers: the data set's (published) or the teacher's own, decoded with CAD at answers_threshold,
     answers_temperature and answers_block_length; keep: of the teacher's answers all, or the right ones.
     """
 
-    dataset: Literal["gsm8k", "opencode", "tiny", "tiny_long"]
+    dataset: Literal["gsm8k", "opencode", "tiny"]
     dir: str
+    world: World = field(default_factory=World)
     source: str | None = None
     max_samples: Count | None = None
     answers: Literal["data", "teacher"] = "data"

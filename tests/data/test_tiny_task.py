@@ -8,16 +8,18 @@ import pytest
 from transformers import AutoTokenizer
 
 from cd4lm.data import tiny_task
-from cd4lm.data.tiny_task import CHAINS, WORDINGS, draw_problem, make_row, split_of, vocabulary
+from cd4lm.data.tiny_task import WORDINGS, World, draw_problem, make_row, split_of, vocabulary
+
+WORLDS = [World(), World(chain=(6, 7, 8)), World(wordings=4, chain=(4, 5, 6)), World(wordings=1, chain=(4, 5, 6))]
 
 
-@pytest.mark.parametrize("task", CHAINS)
-def test_answers_are_right_step_by_step(task):
+@pytest.mark.parametrize("world", WORLDS)
+def test_answers_are_right_step_by_step(world):
     for i in range(500):
-        row = make_row("train", i, task=task)
+        row = make_row("train", i, world=world)
         start, *steps = re.findall(r"(\d+|[+\-*]\d+)", row["key"])
         value = int(start)
-        assert len(steps) in CHAINS[task]
+        assert len(steps) in world.chain
         for step in steps:
             value = tiny_task.apply(value, step[0], int(step[1:]))
             assert 0 <= value <= tiny_task.MAX_VALUE
@@ -26,10 +28,11 @@ def test_answers_are_right_step_by_step(task):
             assert tiny_task.apply(int(a), op, int(b)) == int(c)
 
 
-@pytest.mark.parametrize("task", CHAINS)
-def test_splits_share_no_arithmetic(task):
+@pytest.mark.parametrize("world", WORLDS)
+def test_splits_share_no_arithmetic(world):
     keys = {
-        split: {make_row(split, i, task=task)["key"] for i in range(2000)} for split in ("train", "validation", "test")
+        split: {make_row(split, i, world=world)["key"] for i in range(2000)}
+        for split in ("train", "validation", "test")
     }
     assert not keys["train"] & keys["test"] and not keys["train"] & keys["validation"]
     assert not keys["validation"] & keys["test"]
@@ -52,6 +55,23 @@ def test_every_wording_is_used_about_equally():
     for word in ("we", "so", "now", "then", "count", "tom"):
         assert 0.09 < firsts.count(word) / 4000 < 0.16
     assert len(WORDINGS) == 8
+
+
+@pytest.mark.parametrize("wordings", [1, 2, 4, 8])
+def test_wordings_change_the_answers_alone(wordings):
+    world, full = World(wordings, (4, 5, 6)), World(chain=(4, 5, 6))
+    rows = [(make_row("train", i, 3, world), make_row("train", i, 3, full)) for i in range(300)]
+    assert all(row["question"] == other["question"] and row["key"] == other["key"] for row, other in rows)
+    assert {tiny_task.final_number(row["answer"]) == tiny_task.final_number(o["answer"]) for row, o in rows} == {True}
+    lengths = [len(row["answer"].split()) for row, _ in rows]
+    assert min(lengths) >= 4 * 6 + 2 and max(lengths) <= 6 * 9 + 2
+
+
+def test_one_wording_leaves_a_question_one_answer():
+    problem, world = draw_problem(random.Random(2), World(chain=(6,))), World(wordings=1)
+    answers = {tiny_task.word_answer(problem, "tom", "cups", random.Random(i), world.wordings) for i in range(50)}
+    assert len(answers) == 1
+    assert len({tiny_task.word_answer(problem, "tom", "cups", random.Random(i), 2) for i in range(50)}) > 10
 
 
 def test_split_is_by_the_arithmetic_alone():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cd4lm.config import require
 from cd4lm.data.rows import read_rows, text_of
-from cd4lm.data.tiny_task import CHAINS, make_row
+from cd4lm.data.tiny_task import DEFAULT, World, make_row
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,13 @@ SOURCES = {
     "gsm8k": Source("openai/gsm8k", "main", "question", "answer", 0.90, None),
     "opencode": Source("nvidia/OpenCodeInstruct", None, "input", "output", 0.95, 200_000),
 }
+TINY = "tiny"  # the embedded task, whose problems are generated
 TINY_COUNTS = {"train": 4000, "validation": 500, "test": 2000}
 
 
 def revision_of(dataset: str, file: str | None) -> str:
     """What pins the source: the hub's commit, or the SHA-256 of a local file; tiny is pinned by our own code."""
-    if dataset in CHAINS:
+    if dataset == TINY:
         require(file is None, f"--source does not apply to {dataset}: its problems are generated")
         return "generated"
     if file is not None:
@@ -81,12 +82,12 @@ def is_number(value) -> bool:
 
 
 def build_splits(
-    dataset: str, file: str | None, revision: str, max_samples: int | None, seed: int
+    dataset: str, file: str | None, revision: str, max_samples: int | None, seed: int, world: World = DEFAULT
 ) -> dict[str, list[dict]]:
     """The splits of a data set by name: shuffled with the seed and cut, or generated for the embedded task."""
-    if dataset in CHAINS:
+    if dataset == TINY:
         counts = TINY_COUNTS | ({} if max_samples is None else {"train": max_samples})
-        return {split: [make_row(split, i, seed, dataset) for i in range(count)] for split, count in counts.items()}
+        return {split: [make_row(split, i, seed, world) for i in range(count)] for split, count in counts.items()}
     source = SOURCES[dataset]
     limit = source.default_samples if max_samples is None else max_samples
     rows = list(read_source(source, file, revision, limit))

@@ -1,14 +1,21 @@
 """The embedded task: grade-school arithmetic in words with worked answers, small enough for a laptop.
 
-Numbers are single tokens. Each step of an answer is worded in one of eight ways drawn at random, with the operands of
-+ and * in either order. A model that fills several positions at once must therefore agree with itself on a wording it
-has not yet chosen: the answer distribution has many modes, which is what makes parallel commitment fail.
+Numbers are single tokens. Each step of an answer is worded in one of up to eight ways drawn at random, with the operands
+of + and * in either order. A model that fills several positions at once must therefore agree with itself on a wording it
+has not yet chosen: the answer distribution has many modes, which is what makes parallel commitment fail. How many, and
+how long an answer is, are the dials of a World.
 """
 
 import hashlib
 import random
 import re
 from dataclasses import dataclass
+from typing import Annotated
+
+import pydantic.dataclasses
+from pydantic import Field
+
+from cd4lm.config import STRICT, Count
 
 NAMES = ("tom", "mia", "leo", "ana", "sam", "eva", "ben", "zoe", "max", "ida")
 OBJECTS = ("apples", "books", "coins", "pens", "cards", "shells", "stamps", "cups", "keys", "toys")
@@ -27,7 +34,22 @@ WORDINGS = (
 )
 MAX_VALUE = 20
 OPERAND = (1, 4)
-CHAINS = {"tiny": (2, 3, 4), "tiny_long": (6, 7, 8)}  # steps of a problem, by the data set's name
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class World:
+    """The dials of the embedded task.
+
+    wordings: ways to word a step, the last so many of WORDINGS, which are nearly of one length; 1 also keeps the operands
+    in the problem's order, so that a question has exactly one answer. chain: steps of a problem, each as likely.
+    Questions and arithmetic do not depend on `wordings`.
+    """
+
+    wordings: Annotated[int, Field(ge=1, le=len(WORDINGS))] = len(WORDINGS)
+    chain: Annotated[tuple[Count, ...], Field(min_length=1)] = (2, 3, 4)
+
+
+DEFAULT = World()
 
 
 @dataclass(frozen=True)
@@ -52,11 +74,11 @@ def split_of(problem: Problem) -> str:
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
 
-def draw_problem(rng: random.Random, task: str = "tiny") -> Problem:
+def draw_problem(rng: random.Random, world: World = DEFAULT) -> Problem:
     """A random problem: a tenth starts with packs of equal size, others may double in the middle."""
     steps = []
     value = start = rng.randint(2, 10)
-    for position in range(rng.choice(CHAINS[task])):
+    for position in range(rng.choice(world.chain)):
         choices = [("+", k) for k in range(OPERAND[0], OPERAND[1] + 1) if value + k <= MAX_VALUE]
         choices += [("-", k) for k in range(OPERAND[0], OPERAND[1] + 1) if value - k >= 0]
         if position == 0 and value <= 5 and rng.random() < 0.4:
@@ -81,28 +103,28 @@ def word_question(problem: Problem, name: str, obj: str, rng: random.Random) -> 
     return " . ".join(sentences) + " . how many ?"
 
 
-def word_answer(problem: Problem, name: str, obj: str, rng: random.Random) -> str:
-    """A worked answer, every step in a wording of its own, closed by `#### result`."""
+def word_answer(problem: Problem, name: str, obj: str, rng: random.Random, wordings: int = len(WORDINGS)) -> str:
+    """A worked answer, every step in a wording of its own, closed by `#### result`; see World for `wordings`."""
     value, parts = problem.start, []
     for op, operand in problem.steps:
         a, b, c = value, operand, apply(value, op, operand)
-        if op != "-" and rng.random() < 0.5:
+        if op != "-" and wordings > 1 and rng.random() < 0.5:
             a, b = b, a
-        parts.append(rng.choice(WORDINGS).format(a=a, b=b, c=c, op=op, name=name, obj=obj))
+        parts.append(rng.choice(WORDINGS[-wordings:]).format(a=a, b=b, c=c, op=op, name=name, obj=obj))
         value = c
     return " ".join(parts) + f" #### {value}"
 
 
-def make_row(split: str, index: int, seed: int = 0, task: str = "tiny") -> dict[str, str]:
+def make_row(split: str, index: int, seed: int = 0, world: World = DEFAULT) -> dict[str, str]:
     """Row `index` of a split: question, answer and arithmetic key; the same for the same arguments, for ever."""
     rng = random.Random(f"{seed}/{split}/{index}")
-    problem = draw_problem(rng, task)
+    problem = draw_problem(rng, world)
     while split_of(problem) != split:
-        problem = draw_problem(rng, task)
+        problem = draw_problem(rng, world)
     name, obj = rng.choice(NAMES), rng.choice(OBJECTS)
     return {
         "question": word_question(problem, name, obj, rng),
-        "answer": word_answer(problem, name, obj, rng),
+        "answer": word_answer(problem, name, obj, rng, world.wordings),
         "key": problem.key,
     }
 

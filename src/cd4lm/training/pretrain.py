@@ -5,9 +5,9 @@
 Run the same command again to resume from the last checkpoint.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 
 from cd4lm.config import STRICT, Count, Positive, Share, command_line, dump, exit_with_message, load, require
 from cd4lm.data.examples import AnswerCollator, encode_answer, encode_prompt
-from cd4lm.data.tiny_task import make_row
+from cd4lm.data.tiny_task import World, make_row
 from cd4lm.data.tiny_tokenizer import build_tokenizer
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.diffusion.losses import masked_diffusion_loss
@@ -45,7 +45,7 @@ class ShapeConfig:
 class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
-    task: the embedded task's problems, of 2 to 4 steps or of 6 to 8. init_from: checkpoint whose weights to start from,
+    world: the dials of the embedded task. init_from: checkpoint whose weights to start from,
     null for random ones. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
     recommend for decoding.
     """
@@ -54,7 +54,7 @@ class PretrainConfig:
     shape: ShapeConfig
     format: FormatConfig
     steps: Count
-    task: Literal["tiny", "tiny_long"] = "tiny"
+    world: World = field(default_factory=World)
     init_from: str | None = None
     batch_size: Count = 64
     muon_lr: Positive = 0.02
@@ -81,7 +81,7 @@ class EndlessTask(Dataset):
         return self.config.steps * self.config.batch_size
 
     def __getitem__(self, index: int) -> dict:
-        row = make_row("train", index, self.config.seed, self.config.task)
+        row = make_row("train", index, self.config.seed, self.config.world)
         return {
             "example_id": index,
             "prompt": encode_prompt(self.tokenizer, row["question"], self.config.format.prompt_template),
