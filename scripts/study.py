@@ -1,57 +1,47 @@
-"""A grid of training variants x seeds x decoders: train, measure, time, and write the results page.
+"""A study: every arm tuned alike in every world, students of many seeds, one envelope of decoders, and the page.
 
-    python scripts/study.py configs/study.yaml [key=value ...]
-    python scripts/study.py configs/study.yaml --cell dscd/seed-1     # one cell again, compared with what is stored
-    python scripts/study.py configs/study.yaml --report               # the page alone, from what is stored
+    python scripts/study.py configs/evidence.yaml [key=value ...]
+    python scripts/study.py configs/evidence.yaml --cell NAME     # one cell again, compared with what is stored
+    python scripts/study.py configs/evidence.yaml --report        # the page alone, from what is stored
 
-What is stored is not made again, so the same command goes on after an interruption and loses at most the cells that ran.
+What is stored is not made again, so the same command goes on after an interruption, also on another machine, and loses at
+most the cells that ran. A name is that of a file among the records, without .json.gz.
 """
 
 import argparse
-import fcntl
+import gzip
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from run_experiment import make_student, prepare
 from tqdm import tqdm
 
 from cd4lm.config import TERMINATED, CommandParser, exit_with_message, load, require
-from cd4lm.io import provenance, write_json
-from cd4lm.model.checkpoint import check_folder
-from evaluation.study.compare import differences
-from evaluation.study.measures import MEASURES, measure_cell, missing
-from evaluation.study.page import write_page
-from evaluation.study.settings import (
-    Cell,
-    StudyConfig,
-    cell_named,
-    cells_of,
-    experiment_of,
-    folder_of,
-    needed_cells,
-    training_settings,
-)
-from evaluation.study.store import CellFiles, read_problems, weights_digest
-from evaluation.study.subject import Subject
-from evaluation.study.timing import measure_timing
-from evaluation.study.workers import run_cells
+from evaluation.study import records
+from evaluation.study.settings import Cell, StudyConfig, words_of
+from evaluation.study.work import all_cells, finish_cell, lock, work
 
 ROOT = Path(__file__).resolve().parents[1]
+POLL = 2  # seconds
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}  # the order of sums depends on their number
 
 
 def parse() -> argparse.Namespace:
     parser = CommandParser(__doc__)
-    parser.add_argument("config", help="YAML file, for instance configs/study.yaml")
+    parser.add_argument("config", help="YAML file, for instance configs/evidence.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--cell", metavar="NAME", help="run one cell again and compare, for instance dscd/seed-1")
+    what.add_argument("--cell", metavar="NAME", help="make one cell again and compare it with what is stored")
     what.add_argument("--report", action="store_true", help="write the page from what is stored")
-    what.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
+    what.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments, more = parser.parse_known_args()
     # argparse takes no positional words after an option; overrides may stand anywhere.
     require(
@@ -61,72 +51,77 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def finish_cell(files: CellFiles) -> None:
-    """Train and measure what is missing of a cell; a second process at the same cell waits and then finds it done."""
-    # One thread whoever starts the cell, since the order of sums, and with it the last digits, depends on their number.
-    os.environ |= {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}
-    torch.set_num_threads(1)
-    files.folder.mkdir(parents=True, exist_ok=True)
-    with open(files.folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system however the process ends
-        if not files.trained():
-            make_student(training_settings(files.study, files.cell, files.folder), files.cell.name)
-        measure_cell(files, lambda name: print(f"== {name}", flush=True))
+def train(study: StudyConfig, cell: Cell) -> None:
+    """Make a cell's student; what its run needs besides the weights is deleted."""
+    with lock(Path(study.output_dir) / "locks/prepare", wait=True):  # two cells may need the same data
+        prepare(words_of(study, cell))
+    try:
+        make_student(words_of(study, cell), cell.name)
+    except SystemExit as error:
+        raise RuntimeError(f"training ended with status {error.code}") from error
 
 
-def run_worker(study: StudyConfig, name: str) -> None:
+def run_worker(study: StudyConfig) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    finish_cell(CellFiles.of(study, cell_named(study, name)))
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    failed = work(study, lambda cell: train(study, cell), lambda what: print(f"== {what}", flush=True))
+    sys.exit("\n".join(f"error: {cell.name}: {why}" for cell, why in failed.items()) or 0)
+
+
+def run_study(study: StudyConfig, words: list[str]) -> None:
+    """Everything that is missing, in worker processes, with one bar over all cells."""
+    logs = Path(study.output_dir) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for cell in all_cells(study)[0][: len(study.worlds)]:
+        with lock(Path(study.output_dir) / "locks/prepare", wait=True):
+            prepare(words_of(study, cell))
+    workers, files = [], []
+    for i in range(study.processes):
+        files.append(open(logs / f"worker-{i}.txt", "a"))  # noqa: SIM115, closed when the workers have ended
+        command = [sys.executable, __file__, *words, "--worker"]
+        workers.append(
+            subprocess.Popen(command, stdout=files[-1], stderr=subprocess.STDOUT, env=os.environ | ONE_THREAD)
+        )
+    try:
+        with tqdm(desc="study", unit="cell", smoothing=0.05) as bar:
+            while True:
+                cells, bar.total = all_cells(study)
+                stored = sum(records.read(study, cell) is not None for cell in cells)
+                bar.initial = stored if bar.n == 0 and not bar.initial else bar.initial
+                bar.update(stored - bar.n)
+                if all(worker.poll() is not None for worker in workers):
+                    break
+                time.sleep(POLL)
+    finally:
+        for worker, file in zip(workers, files, strict=True):
+            worker.terminate()
+            worker.wait()
+            file.close()
+    require(
+        all(worker.returncode == 0 for worker in workers),
+        f"some cells failed: see {logs}/worker-*.txt, mend what they name and give the same command again",
+    )
 
 
 def rerun(study: StudyConfig, name: str) -> bool:
-    """Make one cell anew beside the stored one and print how the two differ; whether they agree."""
-    cell = cell_named(study, name)
-    for needed in needed_cells(study, cell):
-        finish_cell(CellFiles.of(study, needed))
-    stored = CellFiles.of(study, cell)
-    if not stored.trained() or missing(stored):
-        finish_cell(stored)
-        print(f"{name}: nothing complete was stored, so this run is now stored in {stored.folder}")
-        return True
-    again = CellFiles.of(study, cell, Path(study.output_dir) / "reruns" / cell.name)
-    shutil.rmtree(again.folder, ignore_errors=True)
-    finish_cell(again)
-    found = differences(stored, again)
+    """Make one cell anew and print how it differs from the stored one; whether they agree."""
+    cells = {cell.name: cell for cell in all_cells(study)[0]}
+    require(name in cells, f"no cell is called {name!r}: use one of {', '.join(list(cells)[:20])}, ...")
+    stored = records.read(study, cells[name])
+    require(stored is not None, f"{name} is not stored: run the study first")
+    with tempfile.TemporaryDirectory() as folder:
+        again = replace(study, records=folder, output_dir=f"{study.output_dir}/again")
+        shutil.rmtree(Path(again.output_dir) / name, ignore_errors=True)
+        finish_cell(again, cells[name], lambda cell: train(again, cell), lambda what: print(f"== {what}", flush=True))
+        made = json.loads(gzip.decompress(records.file_of(again, cells[name]).read_bytes()))
+    found = records.differences(stored.content, made)
+    where = stored.content["provenance"]["device"], made["provenance"]["device"]
     print("\n".join(found) if found else f"{name}: trained and measured again, the same numbers in every measure")
+    print(f"stored on {where[0]}, made again on {where[1]}" + ("" if where[0] == where[1] else ": digits may differ"))
     return not found
-
-
-def time_cells(study: StudyConfig) -> None:
-    """The timing of all cells of the first seed, in one process; kept as long as the same weights are there."""
-    cells = [c for c in cells_of(study) if c.seed in (None, study.seeds[0]) and CellFiles.of(study, c).trained()]
-    weights = {cell.name: weights_digest(CellFiles.of(study, cell).checkpoint) for cell in cells}
-    file = Path(study.output_dir) / "timing.json"
-    if file.is_file() and json.loads(file.read_text())["weights"] == weights:
-        return
-    rows = read_problems(study)
-    subjects = {cell: Subject.load(study, CellFiles.of(study, cell).checkpoint, rows) for cell in cells}
-    with tqdm(total=study.timed_problems, desc="timing", unit="problem") as bar:
-        runs = measure_timing(subjects, bar.update)
-    write_json(file, {"weights": weights, "runs": runs, "provenance": provenance()})
-
-
-def run_study(study: StudyConfig, words: list[str]) -> dict[Cell, str]:
-    """Everything that is missing; the cells that failed, with why."""
-    for cell in cells_of(study):
-        experiment = experiment_of(study, cell)
-        check_folder(experiment.teacher)
-        CellFiles.of(study, cell).trained()  # stops here if a stored student was trained otherwise
-    for cell in cells_of(study):  # one after another, so that no two cells prepare the same folder
-        if cell.seed in (None, study.seeds[0]):
-            prepare(training_settings(study, cell, folder_of(study, cell)))
-    files = {cell: CellFiles.of(study, cell) for cell in cells_of(study)}
-    todo = [cell for cell in files if not files[cell].trained() or missing(files[cell])]
-    print(f"{len(files) - len(todo)} of {len(files)} cells are done, {len(MEASURES)} measures each", flush=True)
-    failed = run_cells(study, todo, lambda c: [sys.executable, __file__, *words, "--worker", c.name])
-    if not failed:
-        time_cells(study)
-    return failed
 
 
 def main():
@@ -134,15 +129,16 @@ def main():
     arguments = parse()
     words = [arguments.config, *arguments.overrides]
     study = load(StudyConfig, words[0], words[1:])
-    if arguments.worker is not None:
-        return run_worker(study, arguments.worker)
+    if arguments.worker:
+        return run_worker(study)
     if arguments.cell is not None:
+        os.environ |= ONE_THREAD
         return sys.exit(0 if rerun(study, arguments.cell) else 1)
-    failed = {} if arguments.report else run_study(study, words)
-    for cell, why in failed.items():
-        print(f"{cell.name} failed: {why}", file=sys.stderr, flush=True)
+    if not arguments.report:
+        run_study(study, words)
+    from evaluation.study.page import write_page
+
     print(f"wrote {write_page(study, arguments.config)}")
-    require(not failed, f"{len(failed)} cells failed; mend what they name and run the same command again")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A grid of training variants x seeds x decoders: what is measured of every cell, and what the numbers say."""
+"""Which part of each method helps, for which targets and which teachers: many students, tuned alike, and one page."""

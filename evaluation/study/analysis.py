@@ -1,125 +1,212 @@
-"""What the stored numbers amount to: a summary of every variant, and every planned contrast with its test."""
+"""What the records say: every arm in every world, and the planned questions with seeds as the unit.
+
+Letters: S seeds, N test problems.
+"""
+
+import math
+from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy import stats
 
-from evaluation.intervals import holm, mcnemar
-from evaluation.study.estimates import Estimates
-from evaluation.study.resampling import Draws, family_nfe_at, interval, p_value
-from evaluation.study.results import Results
-from evaluation.study.settings import Contrast
+from evaluation.intervals import holm
+from evaluation.study import records
+from evaluation.study.choice import Terms, chosen, terms_of, trials
+from evaluation.study.envelope import at_accuracy, at_budget
+from evaluation.study.records import Record
+from evaluation.study.settings import TEACHER, Cell, Contrast, StudyConfig, arms_of
+from evaluation.study.work import cells_to_judge, read_split
 
-
-def contrast_row(estimates: Estimates, contrast: Contrast) -> dict | None:
-    """One contrast: both values, the difference a - b over the seeds and problems both have, and its p-values."""
-    results = estimates.results
-    if contrast.a not in results.variants or contrast.b not in results.variants:
-        return None
-    seeds = results.common_seeds(contrast.a, contrast.b)
-    count = estimates.problems_of(contrast.a, contrast.b)
-    both = {name: estimates.of(contrast.measure, vars(contrast)[name], seeds, count) for name in ("a", "b")}
-    with np.errstate(invalid="ignore"):
-        difference = both["a"] - both["b"]  # NaN where neither reaches an accuracy
-    single = Estimates(results, Draws(1, 0))  # a seed by itself is shown as it is, without resampling
-    by_seed = [one_seed(single, contrast, [seed], count) for seed in seeds]
-    return {
-        **vars(contrast),
-        "seeds": seeds,
-        "problems": count,
-        "value_a": interval(both["a"]),
-        "value_b": interval(both["b"]),
-        "difference": interval(difference),
-        # Whether the interval lies on one side, also where an end of it is infinite.
-        "sign": side(difference),
-        "p": p_value(difference),
-        "by_seed": [gap for gap, _ in by_seed],
-        "mcnemar": [p for _, p in by_seed],
-    }
+LEAST_SEEDS = 5  # for a verdict
 
 
-def one_seed(estimates: Estimates, contrast: Contrast, seed: list[int], count: int) -> tuple[float | None, float]:
-    """The difference a - b with one seed, and McNemar's exact p of the two with CAD at the headline threshold."""
-    results = estimates.results
-    with np.errstate(invalid="ignore"):
-        a, b = (estimates.of(contrast.measure, v, seed, count)[0] for v in (contrast.a, contrast.b))
-        gap = a - b
-    right = [results.column(v, results.headline, "right", seed, count)[0] for v in (contrast.a, contrast.b)]
-    return (float(gap) if np.isfinite(gap) else None), mcnemar(*right)
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval, the two-sided p that it is 0, and the degrees of freedom; alone, without seeds."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    freedom: float | None = None
 
 
-def side(samples: np.ndarray) -> int:
-    """1 or -1 where the 95 % interval of a difference lies above or below 0, else 0."""
-    drawn = np.where(np.isnan(samples[1:]), 0.0, samples[1:])
-    low, high = np.quantile(drawn, (0.025, 0.975), method="inverted_cdf")
-    return int(low > 0) - int(high < 0)
+def clustered_variance(values: np.ndarray, clusters: np.ndarray) -> tuple[float, int]:
+    """Variance of the mean of values (N,), where those of one cluster are not independent, and the number of clusters.
+
+    The sandwich estimator with the factor K / (K - 1) (Liang & Zeger 1986).
+    """
+    _, place = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(place, weights=values - values.mean())
+    K = len(sums)
+    return (float((sums**2).sum() / len(values) ** 2 * K / (K - 1)) if K > 1 else 0.0), K
 
 
-def contrasts(estimates: Estimates) -> list[dict]:
-    """All planned contrasts whose cells are there; p_holm over the main ones, None for the exploratory."""
-    rows = [(f"C{i}", contrast_row(estimates, c)) for i, c in enumerate(estimates.results.study.contrasts, start=1)]
-    rows = [{"id": name, **row} for name, row in rows if row is not None]
-    main = [row for row in rows if row["main"]]
-    corrected = dict(zip((row["id"] for row in main), holm([row["p"] for row in main]), strict=True))
-    for row in rows:
-        row["p_holm"] = corrected.get(row["id"])
-    return rows
+def over_seeds(a: np.ndarray, b: np.ndarray | None, clusters: np.ndarray, paired: bool) -> Interval:
+    """Mean of a (S, N) less that of b (S', N), in which seeds and problems both vary.
+
+    The variance is that of the means over seeds, of the differences of equal seeds if `paired`, plus that over clusters
+    of problems of the mean over seeds, which all seeds share; the degrees of freedom are Welch and Satterthwaite's.
+    b: one row for a teacher, which has no seeds; None for the mean of a alone.
+    """
+    means = [a.mean(axis=1)] if b is None else [a.mean(axis=1), b.mean(axis=1)]
+    value = float(means[0].mean() - (means[1].mean() if b is not None else 0.0))
+    per_problem = a.mean(axis=0) - (0.0 if b is None else b.mean(axis=0))
+    if len(a) == 1:
+        return Interval(value)
+    varied = [means[0] - means[1]] if paired else [m for m in means if len(m) > 1]
+    parts = [(float(m.var(ddof=1)) / len(m), len(m) - 1) for m in varied]
+    variance, K = clustered_variance(per_problem, clusters)
+    parts.append((variance, K - 1))
+    total = sum(v for v, _ in parts)
+    if total == 0:
+        return Interval(value, value, value, 1.0 if value == 0 else 0.0)
+    freedom = total**2 / sum(v**2 / f for v, f in parts if f > 0 and v > 0)
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
+    p = float(2 * stats.t.sf(abs(value) / math.sqrt(total), freedom))
+    return Interval(value, value - half, value + half, p, freedom)
 
 
-def variant_row(estimates: Estimates, variant: str) -> dict:
-    """Every measure of one variant over its own seeds and problems."""
-    results, study = estimates.results, estimates.results.study
-    seeds, count = results.seeds(variant), estimates.problems_of(variant)
-    accuracy, nfe = estimates.curves(variant, "fixed", seeds, count)
-    mean = {w: estimates.decoder_mean(variant, results.headline, w, seeds, count) for w in ("right", "nfe", "length")}
-    row = {"variant": variant, "seeds": seeds, "problems": count}
-    row["headline_accuracy"], row["headline_nfe"] = interval(mean["right"]), interval(mean["nfe"])
-    row["tokens_per_forward"] = interval(mean["length"] / mean["nfe"])
-    row["nfe_fixed"] = interval(family_nfe_at(accuracy, nfe, estimates.target(count)))
-    for measure in ("nfe", "accuracy_at_nfe", "error_at_threshold", "nll", "wordings"):
-        row[measure] = interval(estimates.of(measure, variant, seeds, count))
-    against = estimates.cad_against_fixed(variant, seeds, count)
-    row["cad_against_fixed"] = interval(against) | {"sign": side(against)}
-    row["calibration"] = {tau: calibration_row(estimates, variant, f"{tau:g}", seeds) for tau in study.thresholds}
-    row["transfer"] = transfer_rows(estimates, variant, seeds)
-    for name in ("same_tokens", "on_path"):
-        row[name] = interval(estimates.ratio(variant, ("problems",), name, "states", seeds, "states"))
-    return row
+def verdict(contrast: Contrast, found: Interval, seeds: int, corrected: float | None, margin: float) -> str:
+    """What may be said: with enough seeds a side, equality if the whole interval lies within the margin, or nothing."""
+    if seeds < LEAST_SEEDS or found.low is None or not contrast.main:
+        return "a number"
+    if corrected is not None and corrected < 0.05:
+        return "higher" if found.value > 0 else "lower"
+    if contrast.measure == "accuracy" and -margin <= found.low and found.high <= margin:
+        return "equal"
+    return "undecided"
 
 
-def calibration_row(estimates: Estimates, variant: str, tau: str, seeds: list[int]) -> dict:
-    path = ("thresholds", tau, "problems")
-    pairs = {"error": ("confident_wrong", "confident"), "wrong": ("wrong", "tokens")}
-    pairs |= {"confident_wrong": ("confident_wrong", "tokens"), "confident": ("confident", "tokens")}
-    return {n: interval(estimates.ratio(variant, path, a, b, seeds, "calibration")) for n, (a, b) in pairs.items()}
+def chosen_columns(record: Record, terms: Terms, measure: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """(right, NFE) of the test problems, (N,) each, under the choice that validation makes for a measure; None = no choice."""
+    pick = at_budget(record.validation, terms.budget)
+    if measure == "nfe":
+        pick = at_accuracy(record.validation, terms.target)
+        if pick is None:
+            return None
+    return tuple(sum(share * column(name) for name, share in pick.items()) for column in (record.right, record.nfe))
 
 
-def transfer_rows(estimates: Estimates, variant: str, seeds: list[int]) -> dict:
-    """Accuracy and NFE of each shape of canvas, and the accuracy lost against the shape trained with."""
-    results = estimates.results
+class Analysis:
+    """Everything that the page tables and plots, from the records of a plan."""
 
-    def mean(shape: str, what: str) -> np.ndarray:
-        path = ("shapes", shape, "problems", what)
-        return estimates.draws.mean(results.counts(variant, "transfer", path, seeds))
+    def __init__(self, study: StudyConfig):
+        self.study = study
+        self.terms = {world: terms for world in study.worlds if (terms := terms_of(study, world)) is not None}
+        self.records: dict[tuple[str, str], list[Record]] = {}
+        for world in self.terms:
+            self.records[world, TEACHER] = [records.read(study, Cell(world))]
+            for arm in arms_of(study, world):
+                cells = cells_to_judge(study, world, arm) or []
+                found = [record for cell in cells if (record := records.read(study, cell)) is not None]
+                if found:
+                    self.records[world, arm] = found
+        self.keys = {world: self.keys_of(world) for world in self.terms}
 
-    trained, *others = results.records(variant, "transfer", seeds)[0]["shapes"]
-    before = mean(trained, "right")
-    return {
-        shape: {
-            "accuracy": interval(mean(shape, "right")),
-            "nfe": interval(mean(shape, "nfe")),
-            "change": interval(mean(shape, "right") - before),
+    def keys_of(self, world: str) -> np.ndarray:
+        """The arithmetic key of every test problem, (N,)."""
+        return np.array([row["key"] for row in read_split(self.study, Cell(world), "test", self.study.test)])
+
+    def columns(self, world: str, arm: str, measure: str, seeds: list[int] | None = None) -> list[np.ndarray] | None:
+        """Right and NFE (S, N) each of an arm's seeds under a measure's choice; None where a seed has no choice."""
+        own = [r for r in self.records[world, arm] if seeds is None or r.cell.seed in (None, *seeds)]
+        found = [chosen_columns(record, self.terms[world], measure) for record in own]
+        return None if any(f is None for f in found) else [np.stack(part) for part in zip(*found, strict=True)]
+
+    def seeds(self, world: str, arm: str) -> list[int | None]:
+        return [record.cell.seed for record in self.records.get((world, arm), [])]
+
+    def summary(self, world: str, arm: str) -> dict:
+        """An arm in a world: accuracy at the budget, NFE at equal accuracy, its tuning and its mechanism."""
+        clusters = self.keys[world]
+        row = {"world": world, "arm": arm, "seeds": self.seeds(world, arm)}
+        right, spent = self.columns(world, arm, "accuracy")
+        row["accuracy"], row["spent"] = asdict(over_seeds(right, None, clusters, False)), float(spent.mean())
+        equal = self.columns(world, arm, "nfe")
+        row["nfe"] = None if equal is None else asdict(over_seeds(equal[1], None, clusters, False))
+        row["nfe_accuracy"] = None if equal is None else float(equal[0].mean())
+        best = None if arm == TEACHER else chosen(self.study, world, arm)
+        row["learning_rate"], row["steps"] = (None, None) if best is None else (best.learning_rate, best.steps)
+        return row | {"mechanism": self.mechanism(world, arm)}
+
+    def mechanism(self, world: str, arm: str) -> dict:
+        """Means over seeds of what mechanism.py measures, and how well the least confidence ranks right over wrong."""
+        own = [record.content["mechanism"] for record in self.records[world, arm]]
+        found = {
+            f"{part}.{name}": float(np.mean([m[part][name] for m in own]))
+            for part in ("invariance", "path")
+            for name in own[0][part]
         }
-        for shape in (trained, *others)
-    }
+        areas = [a for m in own if (a := area_under_roc(**m["calibration"])) is not None]
+        return found | {"auroc": float(np.mean(areas)) if areas else None}
+
+    def contrast(self, contrast: Contrast, world: str) -> dict | None:
+        """One question in one world; None as long as one side is not there."""
+        a, b = self.seeds(world, contrast.a), self.seeds(world, contrast.b)
+        if not a or not b:
+            return None
+        seeds = a if contrast.b == TEACHER else b if contrast.a == TEACHER else sorted({*a} & {*b})
+        if not seeds:
+            return None
+        row = {**asdict(contrast), "world": world, "seeds": len(seeds)}
+        sides = [self.columns(world, arm, contrast.measure, seeds) for arm in (contrast.a, contrast.b)]
+        if None in [side if side is None else 0 for side in sides]:
+            return row | {"a_value": None, "b_value": None, "difference": None}
+        one, two = (side[0 if contrast.measure == "accuracy" else 1] for side in sides)
+        found = over_seeds(one, two, self.keys[world], contrast.paired)
+        by_seed = (one.mean(axis=1) - two.mean(axis=1)).tolist()
+        values = {"a_value": float(one.mean()), "b_value": float(two.mean()), "by_seed": by_seed}
+        return row | values | {"difference": asdict(found)}
+
+    def contrasts(self) -> list[dict]:
+        """Every planned question in every world of it, Holm's correction over the main ones that are there."""
+        rows = []
+        for number, contrast in enumerate(self.study.contrasts, start=1):
+            for world in contrast.worlds:
+                row = self.contrast(contrast, world) if world in self.terms else None
+                if row is not None:
+                    rows.append({"id": f"Q{number}.{world}", "plan": contrast, **row})
+        tested = [r for r in rows if r["main"] and r["difference"] and r["difference"]["p"] is not None]
+        for row, p in zip(tested, holm([r["difference"]["p"] for r in tested]), strict=True):
+            row["holm"] = p
+        for row in rows:
+            plan, found = row.pop("plan"), row["difference"]
+            interval = Interval(**found) if found else Interval(0.0)
+            row["verdict"] = verdict(plan, interval, row["seeds"], row.get("holm"), self.study.margin)
+        return rows
+
+    def tuning(self) -> list[dict]:
+        """Every trial of every grid, with the one that was chosen."""
+        rows = []
+        for world, arm in self.study.pairs():
+            for i, trial in enumerate(trials(self.study, world, arm) or []):
+                rows.append({**trial, "cell": trial["cell"].name, "chosen": i == 0})
+        return rows
+
+    def everything(self) -> dict:
+        """All of it as JSON."""
+        return {
+            "terms": {world: asdict(terms) for world, terms in self.terms.items()},
+            "arms": [self.summary(world, arm) for world, arm in self.records],
+            "contrasts": self.contrasts(),
+            "tuning": self.tuning(),
+        }
 
 
-def analyse(results: Results) -> dict:
-    """The whole analysis as JSON."""
-    study = results.study
-    estimates = Estimates(results, Draws(study.resamples, study.seed))
-    return {
-        "problems": study.problems,
-        "target": interval(estimates.target(study.problems)),
-        "contrasts": contrasts(estimates),
-        "variants": {variant: variant_row(estimates, variant) for variant in results.variants},
-        "missing": [cell.name for cell in results.missing()],
-    }
+def area_under_roc(least_confidence: list[float], right: list[int]) -> float | None:
+    """Probability that a right answer has the higher confidence of a right and a wrong one; None without both."""
+    yes = [c for c, r in zip(least_confidence, right, strict=True) if r]
+    no = [c for c, r in zip(least_confidence, right, strict=True) if not r]
+    if not yes or not no:
+        return None
+    return float(stats.mannwhitneyu(yes, no).statistic / (len(yes) * len(no)))
+
+
+def entropy_of_answers(rows: list[dict], wordings: int) -> float:
+    """Bits of the answers given their questions, in the mean: of each step its wording and the order of its operands."""
+    if wordings == 1:
+        return 0.0
+    steps = [[op for op in row["key"] if op in "+-*"] for row in rows]
+    bits = [len(ops) * math.log2(wordings) + sum(op != "-" for op in ops) for ops in steps]
+    return sum(bits) / len(bits)

@@ -1,4 +1,4 @@
-"""The three plots of the results page."""
+"""The five plots of the page."""
 
 from pathlib import Path
 
@@ -8,118 +8,144 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.study.results import Results
-from evaluation.study.settings import TEACHER, StudyConfig
+from evaluation.study.analysis import Analysis, entropy_of_answers
+from evaluation.study.choice import one_token
+from evaluation.study.envelope import hull
+from evaluation.study.settings import TEACHER, Cell, experiment_of
+from evaluation.study.work import read_split
 
-COLOURS = ["#4c72b0", "#c44e52", "#8c8c8c", "#dd8452", "#937860", "#55a868", "#8172b3", "#64b5cd"]
-
-
-def shown(results: Results) -> dict[str, str]:
-    """The variants in the line plots and their colours: the teacher and the main ones."""
-    names = [name for name in (TEACHER, *results.study.main) if name in results.variants]
-    return dict(zip(names, COLOURS, strict=False))
-
-
-def bounds(rows: list[dict], scale: float = 1.0) -> np.ndarray:
-    """Lengths below and above of error bars, (2, n); an open end has none."""
-    low = [row["value"] - row["low"] if row["low"] is not None else 0.0 for row in rows]
-    high = [row["high"] - row["value"] if row["high"] is not None else 0.0 for row in rows]
-    return scale * np.clip(np.array([low, high]), 0, None)
-
-
-def mean_over_seeds(results: Results, variant: str, decoder: str, what: str) -> float:
-    seeds, count = results.seeds(variant), results.study.problems_of(variant)
-    return results.column(variant, decoder, what, seeds, count).mean()
-
-
-def plot_frontier(results: Results, analysis: dict, path: Path) -> None:
-    """Accuracy against NFE: CAD as lines over its thresholds, fixed budgets as squares, one token per step as a star."""
-    figure, axes = plt.subplots(figsize=(9, 5))
-    for variant, colour in shown(results).items():
-        label = results.study.label(variant)
-        for family, style in (("CAD", "o-"), ("fixed", "s:")):
-            names = results.decoders(variant, family)
-            points = sorted(
-                (mean_over_seeds(results, variant, n, "nfe"), 100 * mean_over_seeds(results, variant, n, "right"))
-                for n in names
-            )
-            if points:
-                axes.plot(*zip(*points, strict=True), style, color=colour, label=f"{label} + {family}", markersize=5)
-    one = [mean_over_seeds(results, TEACHER, results.one_token, what) for what in ("nfe", "right")]
-    axes.plot(one[0], 100 * one[1], "*", color=COLOURS[0], markersize=13, label="teacher, one token per step")
-    axes.axhline(100 * analysis["target"]["value"], color="black", lw=0.7, ls=":")
-    axes.axvline(results.study.budget, color="black", lw=0.7, ls=":")
-    axes.set_xlabel("forward passes per answer (NFE, up to EOS)")
-    axes.set_ylabel("exact match, %")
-    axes.set_title(
-        "mean over seeds; dotted: equal accuracy, and the budget at which accuracies are compared", fontsize=9
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    save(figure, path)
-
-
-def forest(axes, study: StudyConfig, analysis: dict, measure: str, scale: float, title: str) -> None:
-    """One line per variant with its interval, the teacher's value dotted; what is never reached says so."""
-    rows = list(analysis["variants"].values())[::-1]
-    for y, row in enumerate(rows):
-        e = row[measure]
-        if e["value"] is None:
-            axes.text(
-                0.02, y, "not reached", transform=axes.get_yaxis_transform(), fontsize=7, va="center", color="gray"
-            )
-            continue
-        colour = COLOURS[0] if row["variant"] == TEACHER else "#c44e52" if len(row["seeds"]) > 1 else "#8c8c8c"
-        axes.errorbar(scale * e["value"], y, xerr=bounds([e], scale), fmt="o", color=colour, markersize=4, capsize=2)
-        if e["high"] is None:
-            axes.annotate("→", (scale * e["value"], y), xytext=(4, -3), textcoords="offset points", color=colour)
-    teacher = analysis["variants"][TEACHER][measure]["value"]
-    if teacher is not None:
-        axes.axvline(scale * teacher, color="black", lw=0.7, ls=":")
-    axes.set_yticks(range(len(rows)), [study.label(row["variant"]) for row in rows], fontsize=7)
-    axes.set_title(title, fontsize=9)
-    axes.grid(alpha=0.3)
-
-
-def plot_equal(results: Results, analysis: dict, path: Path) -> None:
-    """NFE at equal accuracy and accuracy at the budget, per variant."""
-    study = results.study
-    figure, axes = plt.subplots(1, 2, figsize=(11, 1 + 0.27 * len(analysis["variants"])), sharey=True)
-    forest(axes[0], study, analysis, "nfe", 1, "NFE of CAD at equal accuracy (fewer is better)")
-    forest(axes[1], study, analysis, "accuracy_at_nfe", 100, f"accuracy of CAD at {study.budget:g} NFE, %")
-    save(figure, path)
-
-
-def plot_reliability(results: Results, analysis: dict, path: Path) -> None:
-    """Left: how often confident tokens are wrong. Right: likelihood of the data's answers against variety of wordings."""
-    study = results.study
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
-    for variant, colour in shown(results).items():
-        row = analysis["variants"][variant]
-        errors = [row["calibration"][tau]["error"] for tau in study.thresholds]
-        values, label = [100 * e["value"] for e in errors], study.label(variant)
-        axes[0].errorbar(
-            study.thresholds, values, yerr=bounds(errors, 100), color=colour, marker="o", capsize=2, label=label
-        )
-        nll, bits = row["nll"], row["wordings"]
-        style = {"color": colour, "marker": "o", "capsize": 2, "label": label}
-        axes[1].errorbar(bits["value"], nll["value"], xerr=bounds([bits]), yerr=bounds([nll]), **style)
-    ends = sorted(study.thresholds)
-    axes[0].plot(ends, [100 * (1 - tau) for tau in ends], ":", color="black")
-    axes[0].annotate(
-        "1 - threshold", (ends[0], 100 * (1 - ends[0])), xytext=(20, -4), textcoords="offset points", fontsize=8
-    )
-    axes[0].set_xlabel("threshold of CAD")
-    axes[0].set_title("wrong among the tokens committed with confidence at or above it, %", fontsize=9)
-    axes[1].set_xlabel("entropy of sampled wordings, bits (the data has 3)")
-    axes[1].set_title("NLL of the data's answers, nats per token", fontsize=9)
-    for part in axes:
-        part.grid(alpha=0.3)
-    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    save(figure, path)
+GAINS = (("dscd", "lambda0"), ("own", "own_lambda0"), ("own", TEACHER), ("cdlm", TEACHER))
 
 
 def save(figure, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def colour(analysis: Analysis, arm: str) -> str:
+    names = [TEACHER, *analysis.study.arms]
+    return plt.get_cmap("tab20")(names.index(arm) % 20)
+
+
+def dials(analysis: Analysis) -> dict[str, tuple[float, float]]:
+    """(entropy of the data's answers in bits, share of wrong answers of the teacher in percent) of each world."""
+    found = {}
+    for world in analysis.terms:
+        wordings = experiment_of(analysis.study, Cell(world)).data.world.wordings
+        rows = read_split(analysis.study, Cell(world), "test", analysis.study.test)
+        teacher = analysis.records[world, TEACHER][0]
+        found[world] = entropy_of_answers(rows, wordings), 100 * (1 - teacher.right(one_token(analysis.study)).mean())
+    return found
+
+
+def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
+    """The main figure: what each method gains, against the entropy of the targets and the teacher's slack."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    places, study = dials(analysis), analysis.study
+    for i, (a, b) in enumerate(GAINS):
+        rows = [r for r in contrasts if (r["a"], r["b"], r["measure"]) == (a, b, "accuracy") and r["difference"]]
+        for side, part in enumerate(axes):
+            for j, row in enumerate(rows):
+                d, x = row["difference"], places[row["world"]][side] + 0.12 * i
+                ends = (0, 0) if d["low"] is None else (d["value"] - d["low"], d["high"] - d["value"])
+                label = f"{study.label(a)} − {study.label(b)}" if j == 0 else None
+                how = {"color": f"C{i}", "marker": "o", "capsize": 2, "ls": "", "label": label}
+                part.errorbar(x, 100 * d["value"], yerr=[[100 * ends[0]], [100 * ends[1]]], **how)
+    axes[0].set_xlabel("entropy of the data's answers, bits")
+    axes[1].set_xlabel("wrong answers of the teacher, one token per step, %")
+    axes[0].set_ylabel("gain in accuracy at the world's budget, points")
+    for part in axes:
+        part.axhline(0, color="black", lw=0.7)
+        part.grid(alpha=0.3)
+    axes[1].legend(fontsize=7)
+    save(figure, path)
+
+
+def plot_envelopes(analysis: Analysis, path: Path) -> None:
+    """Accuracy against NFE on test: the decoders that validation puts on the envelope, mean over seeds."""
+    worlds = list(analysis.terms)
+    figure, axes = plt.subplots(1, len(worlds), figsize=(4 * len(worlds), 4), squeeze=False)
+    for part, world in zip(axes[0], worlds, strict=True):
+        for (of, arm), found in analysis.records.items():
+            crossed = arm == TEACHER or len(analysis.study.seeds(world, arm)) > 1
+            if of != world or not crossed:
+                continue
+            names = [n for n in found[0].validation if any(n in hull(r.validation) for r in found)]
+            points = sorted(
+                (np.mean([r.nfe(n).mean() for r in found]), np.mean([r.right(n).mean() for r in found])) for n in names
+            )
+            x, y = zip(*points, strict=True)
+            part.plot(x, [100 * v for v in y], "o-", ms=3, color=colour(analysis, arm), label=analysis.study.label(arm))
+        terms = analysis.terms[world]
+        part.axhline(100 * terms.target, color="black", lw=0.7, ls=":")
+        part.axvline(terms.budget, color="black", lw=0.7, ls=":")
+        part.set_title(f"{world} (dotted: target, budget)", fontsize=9)
+        part.set_xlabel("forward passes per answer")
+        part.grid(alpha=0.3)
+        part.legend(fontsize=6)
+    axes[0][0].set_ylabel("exact match on test, %")
+    save(figure, path)
+
+
+def plot_mechanism(rows: list[dict], study, path: Path) -> None:
+    """Per arm and world: agreement and KL between states, states on the teacher's path, ranking by confidence."""
+    shown = (
+        ("invariance.agreement", "one argmax in two states, %", 100),
+        ("invariance.kl", "KL between the states, nats", 1),
+        ("path.on_path", "states on the teacher's path, %", 100),
+        ("auroc", "confidence ranks right over wrong, AUROC", 1),
+    )
+    names = [f"{row['world']}: {study.label(row['arm'])}" for row in rows][::-1]
+    figure, axes = plt.subplots(1, len(shown), figsize=(13, 1 + 0.2 * len(rows)), sharey=True)
+    for part, (key, title, scale) in zip(axes, shown, strict=True):
+        values = [row["mechanism"].get(key) for row in rows][::-1]
+        colours = ["#4c72b0" if row["arm"] == TEACHER else "#c44e52" for row in rows][::-1]
+        part.barh(range(len(rows)), [scale * (v or 0) for v in values], color=colours, height=0.7)
+        part.set_title(title, fontsize=8)
+        part.grid(alpha=0.3, axis="x")
+    axes[0].set_yticks(range(len(rows)), names, fontsize=6)
+    save(figure, path)
+
+
+def plot_calibration(analysis: Analysis, world: str, path: Path) -> None:
+    """Share of right answers by the least confidence of their tokens, of the arms with several seeds in one world."""
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    edges = np.linspace(0, 1, 6)
+    for (of, arm), found in analysis.records.items():
+        if of != world or (arm != TEACHER and len(found) < 2):
+            continue
+        own = [r.content["mechanism"]["calibration"] for r in found]
+        confidence = np.concatenate([c["least_confidence"] for c in own])
+        right = np.concatenate([c["right"] for c in own])
+        place = np.clip(np.digitize(confidence, edges) - 1, 0, 4)
+        bins = [b for b in range(5) if (place == b).sum() >= 5]
+        points = [(confidence[place == b].mean(), 100 * right[place == b].mean()) for b in bins]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), "o-", ms=4, color=colour(analysis, arm), label=analysis.study.label(arm)
+            )
+    axes.set_xlabel("least confidence with which a token of the answer was committed")
+    axes.set_ylabel("right answers, %")
+    axes.set_title(f"{world}, CAD {analysis.study.mechanism_threshold:g}, validation problems", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    save(figure, path)
+
+
+def plot_nfe(analysis: Analysis, world: str, path: Path) -> None:
+    """Histogram of forward passes per test answer with CAD at the mechanism's threshold."""
+    name = f"cad, confidence_threshold={analysis.study.mechanism_threshold:g}"
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    bins = np.arange(0, analysis.study.gen_length + 2, 2)
+    for (of, arm), found in analysis.records.items():
+        if of == world and (arm == TEACHER or len(found) > 1) and name in found[0].content["test"]:
+            values = np.concatenate([r.nfe(name) for r in found])
+            shares = np.histogram(values, bins)[0] / len(values)
+            axes.stairs(100 * shares, bins, color=colour(analysis, arm), label=analysis.study.label(arm))
+    axes.set_xlabel(f"forward passes per answer, CAD {analysis.study.mechanism_threshold:g}")
+    axes.set_ylabel("answers, %")
+    axes.set_title(world, fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    save(figure, path)

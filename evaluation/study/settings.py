@@ -1,162 +1,212 @@
-"""The settings of a study: what is trained, what is measured, and the plan of comparisons, written before the runs."""
+"""The plan of a study: worlds, arms, how each is tuned and measured, and the questions; written before the runs."""
 
+import json
 import re
-from dataclasses import field
+from dataclasses import asdict, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from cd4lm.config import STRICT, Count, Number, Positive, Probability, load, require
-from cd4lm.decoding import DecodeConfig, DecodingOptions
+from cd4lm.config import STRICT, Count, Number, Positive, apply_override, build, merged, read_tree, require
+from cd4lm.decoding import DecodingOptions
+from cd4lm.io import fingerprint, weights_fingerprint
 from cd4lm.settings import ExperimentConfig
 
 TEACHER = "teacher"
-NEEDED = re.compile(r"\{output_dir\}/([\w-]+)/seed-\{seed\}/")
-MEASURES = Literal["nfe", "accuracy_at_nfe", "accuracy", "error_at_threshold", "nll", "wordings"]
+# What a cell says of itself to run_experiment and what no number depends on.
+APART = ("output_dir", "evaluate", "also")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Crossing:
+    """Arms that are measured in worlds with seeds. Five seeds at least carry a verdict, fewer give numbers."""
+
+    arms: Annotated[tuple[str, ...], Field(min_length=1)]
+    worlds: Annotated[tuple[str, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tuning:
+    """The same grid for every arm in every world: learning rates x steps, each trained once with `seed`.
+
+    The rule: the point with the highest validation accuracy at the world's budget; of equal ones the one with fewer
+    forward passes at equal accuracy, then the smaller rate, then fewer steps. more_steps: lengths that the named arms try
+    besides, since they learn a new attention mask.
+    """
+
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    steps: Annotated[tuple[Count, ...], Field(min_length=1)]
+    more_steps: dict[str, tuple[Count, ...]] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True, config=STRICT)
 class Contrast:
-    """One planned comparison: cell family a against b, the claim in words, and the measure that decides it.
+    """Arm a against arm b in some worlds.
 
-    measure: nfe, forward passes of CAD at the teacher's accuracy; accuracy_at_nfe, accuracy of CAD at `budget` forward
-    passes, thresholds mixed as it takes; accuracy, with CAD at the headline threshold; error_at_threshold, nll (nats
-    per token of the data's answers) and wordings (entropy in bits): see calibration.py and forgetting.py.
-    main: corrected for multiplicity together with the other main ones; the rest is exploratory.
+    measure: accuracy, at the world's budget; nfe, at equal accuracy. main: with the other main ones under Holm's
+    correction; the rest is exploratory. paired: a seed gives both arms the same rows and masks, so its two students are
+    compared with each other.
     """
 
     a: str
     b: str
-    claim: str
-    measure: MEASURES
+    question: str
+    worlds: Annotated[tuple[str, ...], Field(min_length=1)]
+    measure: Literal["accuracy", "nfe"] = "accuracy"
     main: bool = False
+    paired: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
 class StudyConfig:
-    """One study. experiment: the YAML that every variant starts from, base: settings that all share.
+    """One study. experiment: the YAML that every student starts from; base: settings that all share.
 
-    variants: by name, the settings in which each differs; {output_dir} and {seed} stand for the study's own. A variant
-    in `main` is trained with every seed, the others with the first alone; the untrained teacher is always measured.
-    problems: of the test split; exploratory_problems: of variants outside `main`, the first so many, null = all.
-    subset: problems for calibration, states and samples; held_out: answers for the NLL, each in nll_samples states;
-    transfer: problems with block lengths and a length of canvas not trained with. margin: accuracy may fall this far
-    under the teacher's at one token per step and count as equal. budget: forward passes of accuracy_at_nfe.
-    processes: cells at a time, one thread each. report: the page written; its plots and JSON go beside it.
-    labels: what a variant is called in print. amendments: what was changed in this file after it was first
-    written, and when.
+    worlds, arms: by name, the settings in which each differs; {world} stands for the world's name. teachers: output_dir
+    of the recipe is {world}'s teacher. decoders: the envelope, any decoding options. validation, test: problems of the
+    two splits; decoders are chosen on the first and judged on the second. mechanism: validation problems on which states
+    are compared. margin: accuracy may fall this far under the teacher's at one token per step and count as equal.
+    budget_share: a world's budget is this share of the forward passes that its teacher's envelope needs at equal
+    accuracy. records: folder of what was measured, kept in git; report: the page. processes: cells at a time, one thread
+    each.
     """
 
     experiment: str
     output_dir: str
-    variants: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
+    worlds: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
+    arms: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
+    crossings: Annotated[tuple[Crossing, ...], Field(min_length=1)]
+    tuning: Tuning
+    decoders: Annotated[tuple[DecodingOptions, ...], Field(min_length=1)]
     contrasts: tuple[Contrast, ...]
     base: tuple[str, ...] = ()
-    main: tuple[str, ...] = ()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
-    problems: Count = 1000
-    exploratory_problems: Count | None = None
-    subset: Count = 100
-    held_out: Count = 200
-    nll_samples: Count = 8
-    transfer_problems: Count = 200
-    transfer_block_lengths: tuple[Count, ...] = ()
-    transfer_gen_lengths: tuple[Count, ...] = ()
-    timed_problems: Count = 20
-    gen_length: Count = 40
-    block_length: Count = 20
+    gen_length: Count = 48
+    block_length: Count = 8
     batch_size: Count = 250
-    thresholds: tuple[Probability, ...] = (0.95, 0.85, 0.7, 0.5)
-    fixed_steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 4)  # CAD is compared with the first
-    headline: Number = 0.85
+    validation: Count = 250
+    test: Count = 500
+    mechanism: Count = 100
+    mechanism_threshold: Number = 0.9
     margin: Annotated[Number, Field(ge=0, lt=1)] = 0.01
-    budget: Positive = 10.0
-    resamples: Count = 2000
-    seed: int = 0
-    processes: Count = 1
+    budget_share: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    processes: Count = 2
+    records: str = "docs/results/cells"
     report: str = "docs/results.md"
+    findings: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
-    amendments: tuple[str, ...] = ()
 
     def __post_init__(self):
-        require(len(set(self.seeds)) == len(self.seeds), f"seeds={list(self.seeds)} must differ from each other")
-        for name in self.variants:
-            require(
-                bool(re.fullmatch(r"[\w-]+", name)) and name not in (TEACHER, "reruns"),
-                f"variants.{name}: use letters, digits, _ and -, and neither {TEACHER} nor reruns",
-            )
-        fewest = min(self.problems, self.exploratory_problems or self.problems)
-        most = max(self.subset, self.held_out, self.transfer_problems, self.timed_problems)
-        require(most <= fewest, f"problems={fewest} must be at least every subset of them, {most}")
-        require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
-        known = {TEACHER, *self.variants}
-        named = {*self.main, *self.labels, *(c.a for c in self.contrasts), *(c.b for c in self.contrasts)}
-        named |= {needed for settings in self.variants.values() for needed in NEEDED.findall(" ".join(settings))}
-        require(named <= known, f"no variant is called {', '.join(sorted(named - known))}: see `variants`")
+        for kind in ("worlds", "arms"):
+            for name in vars(self)[kind]:
+                require(
+                    bool(re.fullmatch(r"\w+", name)) and name != TEACHER,
+                    f"{kind}.{name}: use letters, digits and _, and not {TEACHER}",
+                )
+        arms = {*(arm for c in self.crossings for arm in c.arms), *self.tuning.more_steps, *self.labels}
+        arms |= {arm for c in self.contrasts for arm in (c.a, c.b)}
+        unknown = sorted(arms - {TEACHER, *self.arms})
+        require(not unknown, f"no arm is called {', '.join(unknown)}: see `arms`")
+        worlds = {world for c in (*self.crossings, *self.contrasts) for world in c.worlds}
+        unknown = sorted(worlds - self.worlds.keys())
+        require(not unknown, f"no world is called {', '.join(unknown)}: see `worlds`")
+        for contrast in self.contrasts:
+            for world in contrast.worlds:
+                for arm in (contrast.a, contrast.b):
+                    require(
+                        arm == TEACHER or bool(self.seeds(world, arm)),
+                        f"contrast {contrast.a} against {contrast.b}: {arm} is not crossed with {world}; see `crossings`",
+                    )
+        require(
+            self.tuning.seed not in {s for c in self.crossings for s in c.seeds},
+            "tuning.seed must be none of the seeds",
+        )
+        require(
+            self.mechanism <= self.validation,
+            f"mechanism={self.mechanism} must be at most validation={self.validation}",
+        )
 
-    def problems_of(self, variant: str) -> int:
-        """How many problems a variant's decoders are measured on."""
-        exploratory = self.exploratory_problems is not None and variant not in (TEACHER, *self.main)
-        return self.exploratory_problems if exploratory else self.problems
+    def seeds(self, world: str, arm: str) -> list[int]:
+        """The seeds with which an arm is measured in a world, ascending."""
+        return sorted({s for c in self.crossings if world in c.worlds and arm in c.arms for s in c.seeds})
 
-    def label(self, variant: str) -> str:
-        return self.labels.get(variant, variant)
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every (world, arm) that is crossed, in the order of the plan."""
+        return list(dict.fromkeys((world, arm) for c in self.crossings for arm in c.arms for world in c.worlds))
+
+    def label(self, arm: str) -> str:
+        return self.labels.get(arm, arm)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Cell:
-    """One variant with one seed; the teacher, untrained, has none."""
+    """One student, or with no seed a world's teacher, that is measured."""
 
-    variant: str
+    world: str
+    arm: str = TEACHER
+    learning_rate: float | None = None
+    steps: int | None = None
     seed: int | None = None
 
     @property
     def name(self) -> str:
-        return self.variant if self.seed is None else f"{self.variant}/seed-{self.seed}"
+        own = "" if self.seed is None else f"/rate-{self.learning_rate:g}_steps-{self.steps}_seed-{self.seed}"
+        return f"{self.world}/{self.arm}{own}"
 
 
-def cells_of(study: StudyConfig) -> list[Cell]:
-    """Every cell: the teacher, all variants with the first seed, then the main ones with the others."""
-    first, *others = study.seeds
-    cells = [Cell(TEACHER), *(Cell(name, first) for name in study.variants)]
-    return cells + [Cell(name, seed) for seed in others for name in study.variants if name in study.main]
+def grid_of(study: StudyConfig, world: str, arm: str) -> list[Cell]:
+    """The cells among which an arm's settings are chosen in a world."""
+    tuning = study.tuning
+    steps = sorted({*tuning.steps, *tuning.more_steps.get(arm, ())})
+    return [Cell(world, arm, rate, n, tuning.seed) for rate in sorted(tuning.learning_rates) for n in steps]
 
 
-def cell_named(study: StudyConfig, name: str) -> Cell:
-    found = [cell for cell in cells_of(study) if cell.name == name]
-    require(bool(found), f"no cell is called {name!r}: use one of {', '.join(cell.name for cell in cells_of(study))}")
-    return found[0]
-
-
-def folder_of(study: StudyConfig, cell: Cell) -> Path:
-    return Path(study.output_dir) / cell.name
-
-
-def training_settings(study: StudyConfig, cell: Cell, output: Path) -> list[str]:
-    """What src/cd4lm/training is given for a cell whose student goes to output/student: a YAML file, then overrides."""
-    fill = {"{output_dir}": study.output_dir, "{seed}": str(cell.seed)}
-    settings = [*study.base, *study.variants.get(cell.variant, ())]
-    for place, value in fill.items():
-        settings = [setting.replace(place, value) for setting in settings]
-    own = [f"output_dir={output}", "evaluate=null", "also={}"]
+def tree_of(study: StudyConfig, cell: Cell) -> dict:
+    """What the plan says of a cell's experiment, as nested settings without the defaults."""
+    tree = read_tree(Path(study.experiment))
+    words = [*study.base, *study.worlds[cell.world], *study.arms.get(cell.arm, ())]
     if cell.seed is not None:
-        own.append(f"train.seed={cell.seed}")
-    return [study.experiment, *settings, *own]
+        words += [
+            f"train.learning_rate={cell.learning_rate}",
+            f"train.max_steps={cell.steps}",
+            f"train.seed={cell.seed}",
+        ]
+    for word in words:
+        apply_override(tree, word.replace("{world}", cell.world))
+    return merged(tree, {"output_dir": f"{study.output_dir}/{cell.name}", "evaluate": None, "also": {}})
 
 
-def needed_cells(study: StudyConfig, cell: Cell) -> list[Cell]:
-    """The cells whose student this one starts from."""
-    return [Cell(name, cell.seed) for name in NEEDED.findall(" ".join(study.variants.get(cell.variant, ())))]
+def experiment_of(study: StudyConfig, cell: Cell) -> ExperimentConfig:
+    return build(ExperimentConfig, tree_of(study, cell))
 
 
-def experiment_of(study: StudyConfig, cell: Cell, output: Path | None = None) -> ExperimentConfig:
-    path, *overrides = training_settings(study, cell, output or folder_of(study, cell))
-    return load(ExperimentConfig, path, overrides)
+@cache
+def teacher_fingerprint(folder: str) -> str:
+    return weights_fingerprint(folder)
 
 
-def decoding_of(study: StudyConfig, model_config, eos_ids: tuple[int, ...], **changes) -> DecodeConfig:
-    """What every decoder of the study shares, with changes for one measure."""
-    shared = {"gen_length": study.gen_length, "block_length": study.block_length, "seed": study.seed}
-    return DecodingOptions(**(shared | changes)).decoder(model_config, eos_ids).config
+def mark_of(study: StudyConfig, cell: Cell) -> str:
+    """Of everything in the plan that a cell's record depends on; a record with another mark is made again."""
+    tree = {name: value for name, value in tree_of(study, cell).items() if name not in APART}
+    names = ("gen_length", "block_length", "validation", "test", "mechanism", "mechanism_threshold")
+    decoders = [{k: v for k, v in vars(options).items() if v is not None} for options in study.decoders]
+    return fingerprint(tree, decoders, {n: vars(study)[n] for n in names}, teacher_fingerprint(tree["teacher"]))
+
+
+def words_of(study: StudyConfig, cell: Cell) -> list[str]:
+    """The settings of a cell's experiment for the commands that take a YAML file, then overrides."""
+    config = json.loads(json.dumps(asdict(experiment_of(study, cell))))
+    return [study.experiment, *(f"{name}={json.dumps(value)}" for name, value in config.items())]
+
+
+def decoders_of(study: StudyConfig) -> list[DecodingOptions]:
+    """The envelope's decoders."""
+    return [replace(o, gen_length=study.gen_length, block_length=study.block_length) for o in study.decoders]
+
+
+def arms_of(study: StudyConfig, world: str) -> list[str]:
+    """The arms that are crossed with a world."""
+    return [arm for w, arm in study.pairs() if w == world]

@@ -1,5 +1,6 @@
-"""A whole study on a random two-layer teacher: killed in the middle, resumed, one cell run again."""
+"""A whole study on a random two-layer teacher: killed in the middle, resumed, one cell made again, its page read."""
 
+import gzip
 import json
 import os
 import signal
@@ -12,48 +13,48 @@ import pytest
 import yaml
 
 from cd4lm.config import load
-from evaluation.study.compare import differences
-from evaluation.study.settings import Cell, StudyConfig
-from evaluation.study.store import CellFiles
+from evaluation.study import records
+from evaluation.study.choice import chosen, terms_of
+from evaluation.study.settings import Cell, StudyConfig, experiment_of, mark_of
+from evaluation.study.work import all_cells
 from scripts.study import main
 from tests.conftest import ROOT
-from tests.evaluation.study_world import write_data
 from tests.training.worlds import TRAIN, write_teacher_and_data
 
-STUDY = {
-    "variants": {"dscd": [], "lambda0": ["dscd.initial_lambda=0", "dscd.final_lambda=0"]},
-    "contrasts": [{"a": "dscd", "b": "lambda0", "claim": "it helps", "measure": "accuracy_at_nfe", "main": True}],
-    "seeds": [1],
-    "problems": 8,
-    "subset": 4,
-    "held_out": 4,
-    "nll_samples": 2,
-    "transfer_problems": 4,
-    "transfer_block_lengths": [10],
-    "timed_problems": 1,
+PLAN = {
+    "worlds": {"w8": ["data.dir={folder}/{world}"]},
+    "arms": {"dscd": [], "lambda0": ["dscd.initial_lambda=0", "dscd.final_lambda=0"]},
+    "crossings": [{"arms": ["dscd", "lambda0"], "worlds": ["w8"], "seeds": [1, 2]}],
+    "tuning": {"learning_rates": [0.001], "steps": [1, 2], "seed": 9},
+    "contrasts": [
+        {"a": "dscd", "b": "lambda0", "question": "does it help?", "worlds": ["w8"], "main": True, "paired": True},
+        {"a": "dscd", "b": "teacher", "question": "is it cheaper?", "worlds": ["w8"], "measure": "nfe"},
+    ],
+    "decoders": [{"steps": 40}, {"steps": 4}, {"confidence_threshold": 0.9}, {"confidence_threshold": 0.5}],
+    "gen_length": 40,
+    "block_length": 20,
     "batch_size": 8,
-    "thresholds": [0.5],
-    "fixed_steps": [4],
-    "headline": 0.5,
-    "resamples": 50,
+    "validation": 6,
+    "test": 8,
+    "mechanism": 4,
 }
 
 
 @pytest.fixture
 def plan(tmp_path) -> Path:
     write_teacher_and_data(tmp_path)
-    write_data(tmp_path / "problems", 8)
     experiment = {
         "teacher": str(tmp_path / "teacher"),
         "output_dir": str(tmp_path / "unused"),
-        "data": {"dataset": "tiny", "dir": str(tmp_path / "problems")},
+        "data": {"dataset": "tiny", "dir": "unused", "max_samples": 24},
         "format": {"answer_length": 40, "max_length": 128},
-        "train": TRAIN | {"max_steps": 2, "eval_every": 2},
+        "train": TRAIN | {"eval_every": 2},
     }
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    own = {"experiment": str(tmp_path / "experiment.yaml"), "output_dir": str(tmp_path / "out")}
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(STUDY | own | {"report": str(tmp_path / "results.md")}))
+    tree = json.loads(json.dumps(PLAN).replace("{folder}", str(tmp_path / "data")))
+    places = {"output_dir": "out", "records": "cells", "report": "results.md", "experiment": "experiment.yaml"}
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(tree | {name: str(tmp_path / place) for name, place in places.items()}))
     return file
 
 
@@ -65,69 +66,117 @@ def start(plan: Path, *words: str) -> subprocess.Popen:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    """When every measure and every student was written."""
-    files = [*folder.rglob("measures/*.json"), *folder.rglob("student/model.safetensors")]
-    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
+    """When every record was written."""
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*.json.gz")}
 
 
 @pytest.mark.slow
 def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
-    out = plan.parent / "out"
+    cells = plan.parent / "cells"
     process = start(plan)
-    while not (out / "dscd/seed-1/student").is_dir():
+    while len(stamps(cells)) < 2:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = stamps(out)
-    assert (
-        "dscd/seed-1/student/model.safetensors" in before and "lambda0/seed-1/student/model.safetensors" not in before
-    )
-    assert sum(name.startswith("teacher") for name in before) == 5
+    before = stamps(cells)
+    assert "w8/teacher.json.gz" in before and len(before) < 9
 
-    process = start(plan, "processes=2")
+    process = start(plan)
     text, _ = process.communicate()
-    assert process.returncode == 0, text
-    after = stamps(out)
-    assert before.items() <= after.items()  # nothing that was there was made again
-    assert len(after) == 5 + 2 * (5 + 1)
-    record = json.loads((out / "lambda0/seed-1/measures/frontier.json").read_text())
-    assert record["config"]["dscd"]["initial_lambda"] == 0 and record["config"]["train"]["seed"] == 1
-    assert record["provenance"]["threads"] == 1 and len(record["provenance"]["commit"]) >= 7
+    assert process.returncode == 0, text + (plan.parent / "out/logs/worker-0.txt").read_text()[-3000:]
+    after, study = stamps(cells), load(StudyConfig, plan)
+    assert before.items() <= after.items() and len(after) == 1 + 2 * (2 + 2)  # nothing was made again
+    assert "9/9" in text.replace(" ", "")
+    for arm in study.arms:
+        best = chosen(study, "w8", arm)
+        made = [records.read(study, Cell("w8", arm, best.learning_rate, best.steps, seed)) for seed in (1, 2)]
+        assert all(len(r.right("fixed, steps=40")) == 8 and r.content["mechanism"] for r in made)
+        assert records.read(study, best).content["test"] == {}  # no test problem is looked at for tuning
+    record = records.read(study, Cell("w8")).content
+    assert record["provenance"]["threads"] == 1 and record["test"]["fixed, steps=40"]["tokens"] >= 0
     page = (plan.parent / "results.md").read_text()
-    assert "What this page cannot decide" in page and "## Wall-clock" in page and "Incomplete" not in page
+    assert "5 of 5 students and teachers are judged" in page and "not finished" not in page
+    assert "| Q1.w8 | does it help? |" in page and page.count("| a number |") == 2
+    assert sum(line.endswith("| yes |") for line in page.splitlines()) == 2
+    assert {f.name for f in (plan.parent / "results").glob("*.png")} == {
+        f"{name}.png" for name in ("gains", "envelopes", "mechanism", "calibration", "nfe")
+    }
 
-    # One number is changed before the cell runs again, so that both answers are seen: it differs, all others agree.
-    file = out / "dscd/seed-1/measures/forgetting.json"
-    stored = json.loads(file.read_text())
-    changed = stored | {"problems": stored["problems"] | {"nll": [0.5, *stored["problems"]["nll"][1:]]}}
-    file.write_text(json.dumps(changed))
-    code, text = run_main(main, plan, "--cell", "dscd/seed-1")
-    told = [line for line in text.splitlines() if "numbers differ" in line]
-    assert code == "1" and len(told) == 1 and "dscd/seed-1 forgetting: 1 of" in told[0]
-    assert "problems.nll[0]: stored 0.5" in told[0]
-    file.write_text(json.dumps(stored))
-    study, cell = load(StudyConfig, plan), Cell("dscd", 1)
-    assert differences(CellFiles.of(study, cell), CellFiles.of(study, cell, out / "reruns/dscd/seed-1")) == []
+    # One number is changed before the cell is made again, so that both answers are seen: it differs, all others agree.
+    best = chosen(study, "w8", "dscd")
+    file = cells / f"w8/dscd/rate-0.001_steps-{best.steps}_seed-1.json.gz"
+    stored = json.loads(gzip.decompress(file.read_bytes()))
+    stored["test"]["fixed, steps=4"]["tokens"] += 1
+    file.write_bytes(gzip.compress(json.dumps(stored).encode()))
+    code, text = run_main(main, plan, "--cell", f"w8/dscd/rate-0.001_steps-{best.steps}_seed-1")
+    told = [line for line in text.splitlines() if line.startswith(("validation of", "test of", "mechanism of"))]
+    assert code == "1" and len(told) == 1 and "test of fixed, steps=4" in told[0], text
+
+
+def test_a_world_a_record_and_a_rule(plan):
+    """The budget and the target are the teacher's; the rule takes accuracy first, then forward passes, rate, steps."""
+    study = load(StudyConfig, plan)
+    assert terms_of(study, "w8") is None and chosen(study, "w8", "dscd") is None
+    shown = {"fixed, steps=40": (0.9, 40), "cad, confidence_threshold=0.9": (0.89, 20), "fixed, steps=4": (0.2, 4)}
+    points = {name: {"accuracy": y, "nfe": x} for name, (y, x) in shown.items()}
+    records.write(study, Cell("w8"), {"validation": points, "test": {}})
+    assert vars(terms_of(study, "w8")) == pytest.approx({"target": 0.89, "budget": 10})
+    for steps, accuracy in ((1, 0.3), (2, 0.4)):
+        better = points | {"fixed, steps=4": {"accuracy": accuracy, "nfe": 4}}
+        assert chosen(study, "w8", "dscd") is None
+        records.write(study, Cell("w8", "dscd", 0.001, steps, 9), {"validation": better, "test": {}})
+    assert chosen(study, "w8", "dscd").steps == 2
+    assert len(all_cells(study)[0]) == 1 + 4 + 2 and all_cells(study)[1] == 9
+
+
+def test_a_changed_plan_makes_a_record_again(plan):
+    study, cell = load(StudyConfig, plan), Cell("w8", "dscd", 0.001, 1, 9)
+    other = load(StudyConfig, plan, ["base=[dscd.temperature=3]"])
+    moved = load(StudyConfig, plan, ["output_dir=elsewhere", "processes=1", "margin=0.02"])
+    assert mark_of(study, cell) == mark_of(moved, cell) != mark_of(other, cell)
+    records.write(study, cell, {"validation": {}, "test": {}})
+    assert records.read(study, cell) is not None and records.read(other, cell) is None
+    assert experiment_of(study, cell).train.seed == 9 and experiment_of(study, cell).train.max_steps == 1
 
 
 class TestMistakes:
     def test_a_cell_that_is_not_there(self, plan, refused):
-        refused(main, "no cell is called 'dscd/seed-9': use one of teacher, dscd/seed-1", plan, "--cell", "dscd/seed-9")
+        refused(main, "no cell is called 'w8/no': use one of w8/teacher, w8/dscd/", plan, "--cell", "w8/no")
 
-    def test_a_setting_that_is_not_one(self, plan, refused):
-        refused(main, "unknown key problem: did you mean problems", plan, "problem=3")
+    def test_a_cell_that_is_not_stored(self, plan, refused):
+        refused(main, "w8/teacher is not stored: run the study first", plan, "--cell", "w8/teacher")
 
-    def test_an_override_after_an_option(self, plan, refused):
-        refused(main, "problems=2 must be at least", plan, "--cell", "teacher", "problems=2")
+    def test_a_report_of_nothing(self, plan, refused):
+        refused(main, "no world's teacher is measured yet: run the study first", plan, "--report")
 
-    def test_a_page_without_results(self, plan, refused):
-        refused(main, "the teacher, which everything is compared with, is not measured yet", plan, "--report")
+    def test_a_damaged_record(self, plan, refused):
+        file = plan.parent / "cells/w8/teacher.json.gz"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"cut")
+        refused(main, "teacher.json.gz is damaged", plan, "--report")
 
-    def test_a_student_trained_with_other_settings(self, plan, refused, tmp_path):
-        folder = tmp_path / "out/dscd/seed-1"
-        (folder / "student").mkdir(parents=True)
-        experiment = yaml.safe_load((tmp_path / "experiment.yaml").read_text())
-        experiment["train"]["learning_rate"] = 0.5
-        (folder / "config.yaml").write_text(yaml.safe_dump(experiment))
-        refused(main, "was started with train.learning_rate=0.5, not 0.01", plan)
+    @pytest.mark.parametrize(
+        "word,message",
+        [
+            ("problem=3", "unknown key problem"),
+            ("tuning.seed=1", "tuning.seed must be none of the seeds"),
+            ("crossings=[{arms: [nosuch], worlds: [w8], seeds: [1]}]", "no arm is called nosuch: see `arms`"),
+            ("crossings=[{arms: [dscd], worlds: [w9], seeds: [1]}]", "no world is called w9: see `worlds`"),
+            ("crossings=[{arms: [dscd], worlds: [w8], seeds: [1]}]", "lambda0 is not crossed with w8; see `crossings`"),
+            ("decoders=[{treshold: 1}]", "unknown key decoders.0.treshold"),
+            ("mechanism=7", "mechanism=7 must be at most validation=6"),
+        ],
+    )
+    def test_a_plan_that_cannot_be(self, plan, refused, word, message):
+        refused(main, message, plan, word)
+
+
+def test_the_plan_of_the_repository():
+    """Every cell's experiment is one that training accepts, and every main contrast has seeds enough for a verdict."""
+    study = load(StudyConfig, ROOT / "configs/evidence.yaml")
+    for world, arm in study.pairs():
+        experiment_of(study, Cell(world, arm, 1e-3, 60, 1))
+    for contrast in study.contrasts:
+        for world in contrast.worlds if contrast.main else ():
+            assert all(arm == "teacher" or len(study.seeds(world, arm)) >= 5 for arm in (contrast.a, contrast.b))
