@@ -123,7 +123,7 @@ class PretrainedLM(PreTrainedModel):
         )
         check_loading(pretrained_model_name_or_path, report)
         if cls.copies:
-            revision = model.config._commit_hash
+            revision = vars(model.config).get("_commit_hash")  # a local folder has none
             check_copies(local_folder(pretrained_model_name_or_path, weights=True, revision=revision), cls.copies)
         return (model, report) if output_loading_info else model
 
