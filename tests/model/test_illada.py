@@ -1,5 +1,6 @@
 """iLLaDA against transformers' Llama with tied weights and a full mask, and its released layout."""
 
+import copy
 import json
 import shutil
 
@@ -112,19 +113,20 @@ class Compared:
         self.real[1, 14 + left :] = 0
         self.slope = torch.randn(int(self.real.sum()), V, generator=generator)  # of the loss, by logit
 
-    def theirs(self, dtype: torch.dtype) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        self.llama.to(dtype).zero_grad()
+    def theirs(self, dtype: torch.dtype, *, stored: torch.dtype = torch.float32):
+        """Of Llama's weights as a checkpoint in the dtype `stored` has them, computed in dtype."""
+        llama = copy.deepcopy(self.llama).to(stored).to(dtype)
         hidden = (1.0 - self.real[:, None, None, :].to(dtype)) * torch.finfo(dtype).min  # (B, 1, 1, L), added to scores
         mask = hidden.expand(-1, 1, self.ids.shape[1], -1)  # every real token is seen by all
         places = (self.real.cumsum(dim=1) - 1).clamp(min=0)
-        logits = self.llama(input_ids=self.ids, attention_mask=mask, position_ids=places).logits
-        return self.backward(self.llama, logits)
+        logits = llama(input_ids=self.ids, attention_mask=mask, position_ids=places).logits
+        return self.backward(llama, logits)
 
-    def ours(self, dtype: torch.dtype) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def ours(self, dtype: torch.dtype):
         model = load_model(self.folder, dtype=dtype)
         return self.backward(model, model(self.ids, self.real).logits)
 
-    def backward(self, model, logits):
+    def backward(self, model, logits) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = logits[self.real.bool()].float()
         (logits * self.slope).mean().backward()
         return logits.detach(), {name: p.grad.float() for name, p in model.named_parameters()}
@@ -146,11 +148,8 @@ def test_logits_and_gradients_are_those_of_llama(llama, released, left, right):
 def test_bfloat16_is_as_near_to_float32_as_llama_is(llama, released, left, right):
     """Rounding differs with the order of sums: errors of logits and gradients stay under 1.5 times Llama's own."""
     compared = Compared(llama, released, left, right)
-    try:
-        rough, rough_slopes = compared.theirs(torch.bfloat16)
-    finally:
-        llama.load_state_dict(load_file(released / "model.safetensors"), strict=False)
-    wanted, slopes = compared.theirs(torch.float32)
+    wanted, slopes = compared.theirs(torch.float32, stored=torch.bfloat16)
+    rough, rough_slopes = compared.theirs(torch.bfloat16)
     found, gradients = compared.ours(torch.bfloat16)
 
     def error(some, exact) -> float:

@@ -84,10 +84,10 @@ def check_header(file: Path) -> None:
         raise CheckpointError(f"{file} is damaged or truncated ({error}): copy it again") from error
 
 
-def local_folder(folder: str | Path, *, weights: bool, revision: str | None = None) -> Path:
+def local_folder(folder: str | Path, *, weights: bool, hub: Mapping | None = None) -> Path:
     """The folder of a checkpoint; a hub name is downloaded, its safetensors only where they are asked for.
 
-    revision: of the hub's repository, default its main branch.
+    hub: further arguments of the download (revision, cache_dir, ...).
 
     Raises CheckpointError for a folder that does not exist and for a hub name that cannot be downloaded.
     """
@@ -98,7 +98,7 @@ def local_folder(folder: str | Path, *, weights: bool, revision: str | None = No
 
     patterns = [*SETTINGS, "*.safetensors"] if weights else [*SETTINGS]
     try:
-        return Path(snapshot_download(str(folder), revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(str(folder), allow_patterns=patterns, **(hub or {})))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
@@ -179,8 +179,8 @@ def check_copies(folder: Path, copies: Mapping[str, str]) -> None:
         first = None if second is None else stored(folder, original)
         if first is not None and not (first.dtype == second.dtype and first.equal(second)):
             raise CheckpointError(
-                f"{folder}: {copy} is not equal to {original}, which is one matrix in this model: take an untied model's "
-                "weights to the model that they are of, or remove the copy"
+                f"{folder}: {copy} differs from {original}, but they are one matrix in this model: copy the weights "
+                "again, or take a checkpoint whose head is tied"
             )
 
 

@@ -18,6 +18,7 @@ from cd4lm.model.illada_configuration import ILLaDAFields
 from cd4lm.model.llada import DiffusionLM, LLaDA, Output, RMSNorm
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 
 
 @dataclass
@@ -84,9 +85,8 @@ class ILLaDAConfig(ILLaDAFields, SavedConfig):
     def from_dict(cls, config_dict: dict, **kwargs):
         """A configuration from fields; where they are a file's (name_or_path), read as strictly as load_config does."""
         if "name_or_path" in kwargs:
-            revision = config_dict.get("_commit_hash")
-            folder = local_folder(kwargs["name_or_path"], weights=False, revision=revision)
-            config_dict = cls.complete(config_dict, folder)
+            hub = {"revision": config_dict.get("_commit_hash")}
+            config_dict = cls.complete(config_dict, local_folder(kwargs["name_or_path"], weights=False, hub=hub))
             cls.check_layout(config_dict)
         return super().from_dict(config_dict, **kwargs)
 
@@ -117,14 +117,14 @@ class PretrainedLM(PreTrainedModel):
         Takes transformers' arguments (dtype, device_map, ...). Raises CheckpointError with one line of what is wrong.
         """
         check_folder(pretrained_model_name_or_path)
+        if cls.copies:
+            hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            check_copies(local_folder(pretrained_model_name_or_path, weights=True, hub=hub), cls.copies)
         kwargs["ignore_mismatched_sizes"] = True  # reported below, all in one way
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
         check_loading(pretrained_model_name_or_path, report)
-        if cls.copies:
-            revision = vars(model.config).get("_commit_hash")  # a local folder has none
-            check_copies(local_folder(pretrained_model_name_or_path, weights=True, revision=revision), cls.copies)
         return (model, report) if output_loading_info else model
 
 
