@@ -11,7 +11,9 @@ from tests.training.test_trainer import trainer
     "backbone,attention",
     [
         ("dream", {}),
+        ("illada", {}),
         ("dream", {"attention": "block_causal", "block_length": 4, "block_grid": "absolute"}),
+        ("illada", {"attention": "block_causal", "block_length": 4, "block_grid": "absolute"}),
         ("llada", {"attention": "block_causal", "block_length": 4, "block_grid": "absolute"}),
     ],
 )

@@ -156,6 +156,7 @@ class ILLaDAForCausalLM(ILLaDA, PretrainedLM):
     config_class = ILLaDAConfig
     _no_split_modules = ["DecoderBlock"]
     _tied_weights_keys = ILLaDA.copies
+    _keys_to_ignore_on_save = list(ILLaDA.copies)
     output = LLaDAOutput
 
     def __init__(self, config: ILLaDAConfig):
