@@ -40,6 +40,15 @@ def world(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    """As `world`, of a model whose head is its embedding."""
+    folder = tmp_path_factory.mktemp("tied")
+    write_teacher_and_data(folder, "illada")
+    train(config(folder, "one", max_steps=4))
+    return folder
+
+
 def cpu_launch_file(folder: Path, name: str) -> str:
     """A shipped launch file with two processes on a CPU."""
     tree = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
@@ -111,3 +120,13 @@ def test_zero3_stopped_by_sigterm_consolidated_and_resumed(world):
     assert all(torch.equal(merged[key], plain[key]) for key in merged)
     assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
     check_same(world, "zero3")
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_a_tied_head_in_parts(tied, stage):
+    """iLLaDA's one matrix is gathered for both of its uses, gets the gradient of both, and is exported once."""
+    pytest.importorskip("deepspeed")
+    launch = cpu_launch_file(tied, f"accelerate_{stage}_8gpu")
+    run = write_config(tied, stage, global_batch=8, launch=launch, max_steps=4, gradient_checkpointing=True)
+    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    check_same(tied, stage)
