@@ -62,8 +62,7 @@ class Decoder(DiffusionLM):
 
     def build(self, config: DecoderFields) -> None:
         self.model = DecoderTransformer(config)
-        place = "meta" if "lm_head.weight" in self.copies else None  # no memory for what is replaced
-        self.lm_head = OutputHead(config.d_model, config.vocab_size, bias=False, device=place)
+        self.lm_head = OutputHead(config.d_model, config.vocab_size, bias=False)
         self.tie()
 
     @property
