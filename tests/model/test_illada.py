@@ -1,85 +1,20 @@
-"""iLLaDA against transformers' Llama with tied weights and a full mask, and its released layout."""
+"""iLLaDA against transformers' Llama with tied weights and a full mask."""
 
 import copy
-import json
-import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
-from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, decode
-from cd4lm.model import CheckpointError, ILLaDAConfig, ILLaDAForCausalLM
-from cd4lm.model.loading import load_config, load_model, load_network
+from cd4lm.model import ILLaDAConfig, ILLaDAForCausalLM
+from cd4lm.model.loading import load_model, load_network
 from tests.conftest import random_illada
-
-V, MASK = 90, 5
-SHAPE = {
-    "hidden_size": 48,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 3,
-    "intermediate_size": 64,
-    "vocab_size": V,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "initializer_range": 0.2,
-}
-# The other fields of a released config.json, without a mask token; the code that auto_map names is not there.
-RELEASED = {
-    "architectures": ["ILLaDAForCausalLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "auto_map": {"AutoConfig": "configuration_illada.ILLaDAConfig", "AutoModel": "modeling_illada.ILLaDAModel"},
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "hidden_act": "silu",
-    "layer_norm_eps": None,
-    "mlp_bias": False,
-    "model_type": "illada",
-    "rope_scaling": None,
-    "tie_word_embeddings": True,
-    "torch_dtype": "float32",
-    "transformers_version": "4.46.2",
-    "use_cache": False,
-}
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-INDEX = "model.safetensors.index.json"
-
-
-def write_tokenizer(folder, mask: str | None = "<[MASK]>", eos: str = "</s>") -> None:
-    """Tokenizer files of V words, which declare no mask token."""
-    words = {f"w{i}": i for i in range(V)}
-    for number, word in ((0, "<unk>"), (1, "<s>"), (2, eos), (MASK, mask)):
-        if word is not None:
-            del words[f"w{number}"]
-            words[word] = number
-    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    backend.add_special_tokens([word for word in ("<s>", eos, mask) if word is not None])
-    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos, pad_token=eos).save_pretrained(folder)
+from tests.model.illada_folder import MASK, V, random_llama, write_checkpoint
 
 
 @pytest.fixture(scope="module", params=["eager", "sdpa"])
-def llama(request) -> LlamaForCausalLM:
-    torch.manual_seed(2)
-    config = LlamaConfig(**SHAPE, tie_word_embeddings=True, attn_implementation=request.param)
-    model = LlamaForCausalLM(config).eval()
-    for name, parameter in model.named_parameters():
-        if "norm" in name:
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    return model
-
-
-def write_checkpoint(folder, llama) -> None:
-    """Llama's weights as a released iLLaDA checkpoint; transformers leaves the tied head out of it."""
-    weights = {key: value.contiguous() for key, value in llama.state_dict().items() if key != HEAD}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(SHAPE | RELEASED))
-    write_tokenizer(folder)
+def llama(request):
+    return random_llama(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +22,6 @@ def released(llama, tmp_path_factory):
     folder = tmp_path_factory.mktemp("illada")
     write_checkpoint(folder, llama)
     return folder
-
-
-@pytest.fixture
-def folder(released, tmp_path):
-    return shutil.copytree(released, tmp_path / "model")
-
-
-def edit(folder, **fields) -> None:
-    """Set fields of config.json; None takes one away."""
-    tree = json.loads((folder / "config.json").read_text()) | fields
-    kept = {key: value for key, value in tree.items() if value is not None}
-    (folder / "config.json").write_text(json.dumps(kept))
 
 
 class Compared:
@@ -158,3 +81,30 @@ def test_bfloat16_is_as_near_to_float32_as_llama_is(llama, released, left, right
     assert 1e-4 < error(found, wanted) <= 1.5 * error(rough, wanted)
     both = [torch.cat([grads[name].flatten() for name in slopes]) for grads in (gradients, rough_slopes, slopes)]
     assert 1e-4 < error(both[0], both[2]) <= 1.5 * error(both[1], both[2])
+
+
+@pytest.mark.parametrize("left,right", [(5, 0), (0, 4), (3, 2)])
+def test_padding_on_either_side_changes_nothing(left, right):
+    model, ids = random_illada(), torch.randint(0, 57, (2, 12))
+    padded = torch.nn.functional.pad(ids, (left, right), value=7)
+    real = torch.nn.functional.pad(torch.ones_like(ids), (left, right), value=0)
+    with torch.no_grad():
+        alone, within = model(ids).logits, model(padded, real).logits[:, left : left + 12]
+    torch.testing.assert_close(within, alone, atol=2e-5, rtol=1e-5)
+
+
+def test_the_engine_decodes_a_released_folder(released):
+    network, policy = load_network(released, torch.float32), ConfidenceAdaptive(threshold=0.3)
+    config = DecodeConfig(mask_id=network.config.mask_token_id, eos_ids=(2,), gen_length=16, block_length=8)
+    result = decode(network, [torch.arange(8, 17), torch.arange(20, 24)], policy, config)
+    assert not (result.tokens == MASK).any() and (result.nfe > 0).all()
+
+
+def test_defaults_are_the_released_shape():
+    config = ILLaDAConfig()
+    assert (config.d_model, config.n_layers, config.n_kv_heads, config.vocab_size) == (4096, 32, 8, 155136)
+    assert config.mask_token_id is None  # never a guess
+    with torch.device("meta"):
+        model = ILLaDAForCausalLM(config)
+    per_block = 2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
+    assert model.num_parameters() == 155136 * 4096 + 32 * per_block + 4096

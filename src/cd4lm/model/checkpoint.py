@@ -173,11 +173,15 @@ def check_shapes(files: list[Path], shapes: dict[str, tuple[int, ...]], copies: 
 
 
 def check_copies(folder: Path, copies: Mapping[str, str]) -> None:
-    """Raise CheckpointError if a folder holds a weight a second time and the two differ."""
+    """Raise CheckpointError if a folder holds a weight a second time and the two differ, or the second time alone."""
     for copy, original in copies.items():
         second = stored(folder, copy)
-        first = None if second is None else stored(folder, original)
-        if first is not None and not (first.dtype == second.dtype and first.equal(second)):
+        if second is None:
+            continue
+        first = stored(folder, original)
+        if first is None:
+            check_loading(folder, {"missing_keys": [original], "unexpected_keys": [], "mismatched_keys": []})
+        if not (first.dtype == second.dtype and first.equal(second)):
             raise CheckpointError(
                 f"{folder}: {copy} differs from {original}, but they are one matrix in this model: copy the weights "
                 "again, or take a checkpoint whose head is tied"

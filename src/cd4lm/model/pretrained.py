@@ -84,11 +84,14 @@ class ILLaDAConfig(ILLaDAFields, SavedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """A configuration from fields; where they are a file's (name_or_path), read as strictly as load_config does."""
-        if "name_or_path" in kwargs:
-            hub = {"revision": config_dict.get("_commit_hash")}
-            config_dict = cls.complete(config_dict, local_folder(kwargs["name_or_path"], weights=False, hub=hub))
-            cls.check_layout(config_dict)
-        return super().from_dict(config_dict, **kwargs)
+        if "name_or_path" not in kwargs:
+            return super().from_dict(config_dict, **kwargs)
+        hub = {"revision": config_dict.get("_commit_hash")}
+        config_dict = cls.complete(config_dict, local_folder(kwargs["name_or_path"], weights=False, hub=hub))
+        cls.check_layout(config_dict)
+        made = super().from_dict(config_dict, **kwargs)  # with return_unused_kwargs a pair
+        (made[0] if isinstance(made, tuple) else made).check_tokens(config_dict)
+        return made
 
 
 class PretrainedLM(PreTrainedModel):
