@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -216,3 +217,17 @@ class TestWeights:
             assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
         (folder / sorted(set(names.values()))[1]).unlink()
         refuse(folder, r"has no model-00002-of-\d+.safetensors, which model.safetensors.index.json names")
+
+
+def test_a_hub_name(released, tmp_path, monkeypatch):
+    """From the hub's cache, without a network: the mask token's id comes from the tokenizer files there."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    stored = tmp_path / "models--somebody--illada"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs/main").write_text("0" * 40)
+    shutil.copytree(released, stored / "snapshots" / ("0" * 40))
+    assert load_config("somebody/illada").mask_token_id == MASK
+    assert load_network("somebody/illada").config.mask_token_id == MASK
+    model = AutoModel.from_pretrained("somebody/illada", cache_dir=tmp_path, local_files_only=True)
+    assert model.config.mask_token_id == MASK
