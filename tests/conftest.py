@@ -10,7 +10,14 @@ import torch
 
 from cd4lm.config import exit_with_message
 from cd4lm.data.tiny_tokenizer import build_tokenizer
-from cd4lm.model import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
+from cd4lm.model import (
+    DreamConfig,
+    DreamModel,
+    ILLaDAConfig,
+    ILLaDAForCausalLM,
+    LLaDAConfig,
+    LLaDAModelLM,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,20 +54,39 @@ def random_model(**changes) -> LLaDAModelLM:
     return LLaDAModelLM(LLaDAConfig(**(shape | ids | changes))).eval()
 
 
+# random_model's shape under transformers' names, with grouped heads.
+DECODER = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "vocab_size": 60,
+    "initializer_range": 0.3,
+    "max_position_embeddings": 128,
+    "mask_token_id": 59,
+    "eos_token_id": 57,
+    "pad_token_id": 57,
+}
+
+
 def random_dream(**changes) -> DreamModel:
-    """As random_model in Dream's layout, with grouped heads and biases that matter."""
+    """As random_model in Dream's layout, with biases that matter."""
     torch.manual_seed(1)
-    shape = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
-    shape |= {"intermediate_size": 48, "vocab_size": 60, "initializer_range": 0.3, "max_position_embeddings": 128}
-    ids = {"mask_token_id": 59, "eos_token_id": 57, "pad_token_id": 57}
-    model = DreamModel(DreamConfig(**(shape | ids | changes))).eval()
+    model = DreamModel(DreamConfig(**(DECODER | changes))).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
-BACKBONES = {"llada": random_model, "dream": random_dream}
+def random_illada(**changes) -> ILLaDAForCausalLM:
+    """As random_model in iLLaDA's layout."""
+    torch.manual_seed(1)
+    return ILLaDAForCausalLM(ILLaDAConfig(**(DECODER | changes))).eval()
+
+
+BACKBONES = {"llada": random_model, "dream": random_dream, "illada": random_illada}
 
 
 @pytest.fixture

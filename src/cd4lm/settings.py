@@ -9,8 +9,6 @@ from pydantic.dataclasses import dataclass
 from cd4lm.config import STRICT, Count, NotNegative, Number, Positive, Probability, Share, require
 from cd4lm.data.tiny_task import World
 
-LLADA_MATRICES = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
-
 
 @dataclass(frozen=True, config=STRICT)
 class FormatConfig:
@@ -188,13 +186,14 @@ class TrainConfig:
 class LoRAConfig:
     """Low-rank adapters on the student, whose teacher is then the same weights with the adapters off.
 
-    targets: regular expressions for the whole name of a matrix within a block; each must match one at least. The
-    output head lies outside the blocks and can never match. The update is alpha / rank times B A.
+    targets: null adapts every matrix of the blocks, else regular expressions for the whole name of a matrix within a
+    block (q_proj in LLaDA, self_attn.q_proj in Dream and iLLaDA); each must match one at least. Embedding and output
+    head lie outside the blocks and can never match. The update is alpha / rank times B A.
     """
 
     rank: Count = 16
     alpha: Positive = 32.0
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = LLADA_MATRICES
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -45,9 +45,9 @@ def assert_same(found: DecodeResult, wanted: DecodeResult) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("grid", ["answer", "absolute"])
-@pytest.mark.parametrize("backbone", ["llada", "dream"])
+@pytest.mark.parametrize("backbone", list(BACKBONES))
 def test_tokens_and_logits_are_those_of_recomputing_everything(backbone, grid, seed):
-    spread = {"llada": "init_std", "dream": "initializer_range"}[backbone]
+    spread = "init_std" if backbone == "llada" else "initializer_range"
     model, prompts = build(backbone, grid, **{spread: 0.25 + 0.05 * seed}), ragged(seed)
     for options in ({}, {"stop_at_eos": False}):
         wanted, logits = run(model, prompts, replace(CONFIG, **options))
@@ -82,7 +82,9 @@ def forwards(model, prompts, policy, config) -> tuple[DecodeResult, list[tuple[i
 
 
 @pytest.mark.parametrize(
-    "backbone,widths", [("llada", [18, 8, 16, 8, 16, 8]), ("dream", [19, 9, 17, 9, 17, 9])], ids=["llada", "dream"]
+    "backbone,widths",
+    [("llada", [18, 8, 16, 8, 16, 8]), ("dream", [19, 9, 17, 9, 17, 9]), ("illada", [18, 8, 16, 8, 16, 8])],
+    ids=["llada", "dream", "illada"],
 )
 def test_columns_computed(backbone, widths):
     """Prompt and first block; a block; the block before and a new one. Dream reads one column more."""
@@ -114,9 +116,13 @@ def test_later_blocks_do_not_change_earlier_answers():
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_approximate_caches_read_the_column_before_a_block_too(cache):
-    """With nothing changed since the whole canvas was stored, a partial forward gives the same logits (Dream)."""
-    model = BACKBONES["dream"]()
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_approximate_caches_read_what_a_block_needs(backbone, cache):
+    """With nothing changed since the whole canvas was stored, a partial forward gives the same logits.
+
+    Dream needs the column before a block too.
+    """
+    model = BACKBONES[backbone]()
     x, at = torch.randint(0, 57, (2, 20)), torch.arange(4, 12).expand(2, -1)
     store = CLASSES[cache](replace(CONFIG, gen_length=16, cache=cache)).rearranged(model, (), 2, 20)
     with torch.no_grad():
@@ -131,8 +137,9 @@ def test_approximate_caches_read_the_column_before_a_block_too(cache):
 
 
 @pytest.mark.parametrize("cache", ["none", "plain"])
-def test_dream_decodes_bidirectionally(cache):
-    model, prompts = BACKBONES["dream"](), ragged(4)
+@pytest.mark.parametrize("backbone", ["dream", "illada"])
+def test_other_backbones_decode_bidirectionally(backbone, cache):
+    model, prompts = BACKBONES[backbone](), ragged(4)
     together = decode(model, prompts, POLICY, replace(CONFIG, cache=cache))
     assert not (together.tokens == 59).any()
     for i, prompt in enumerate(prompts):
@@ -163,8 +170,9 @@ class TestRefused:
 
 
 @pytest.mark.slow
-def test_compiled_steps_give_the_same():
-    model, prompts = build("dream", "absolute"), ragged(0)
+@pytest.mark.parametrize("backbone", ["dream", "illada"])
+def test_compiled_steps_give_the_same(backbone):
+    model, prompts = build(backbone, "absolute"), ragged(0)
     wanted = decode(model, prompts, POLICY, CONFIG)
     static = replace(CONFIG, cache="block", compile=True, length_bucket=64)
     assert_same(DecodeResult.join(list(decode_stream(model, prompts, POLICY, static, batch_size=2))), wanted)

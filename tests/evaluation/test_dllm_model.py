@@ -9,16 +9,16 @@ from evaluation.dllm_eval.likelihood import greedy
 from evaluation.dllm_eval.model import LLaDA
 from evaluation.dllm_eval.scoring import Judge, Progress, measures
 from evaluation.metrics.verdict import NO_ANSWER, RIGHT, Scoring, Verdict
-from tests.byte_checkpoint import build
+from tests.byte_checkpoint import build, build_illada
 
 QUESTIONS = ["What is 2 + 3?", "A hen lays 4 eggs a day. How many in a week, and how many in two?", "7 * 8 = ", "Why?"]
 DOCS = [{"question": q, "answer": "#### 5"} for q in QUESTIONS * 2]
 GREEDY = {"until": [], "do_sample": False, "gen_length": 24, "block_length": 8, "confidence_threshold": 0.2}
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("checkpoint")))
+@pytest.fixture(scope="module", params=[build, build_illada], ids=["llada", "illada"])
+def checkpoint(request, tmp_path_factory):
+    return str(request.param(tmp_path_factory.mktemp("checkpoint")))
 
 
 def requests(kwargs=GREEDY, repeats=1, docs=DOCS) -> list[Instance]:
@@ -115,7 +115,8 @@ class TestLikelihood:
     def test_rolling_covers_every_token_once(self, checkpoint):
         model = LLaDA(checkpoint, mc_samples=2)
         text = "abcdefghij" * 3
-        model.model.config.max_sequence_length = 16
+        config = model.model.config
+        setattr(config, "max_sequence_length" if config.model_type == "llada" else "max_position_embeddings", 16)
         windows = model.windows(Instance("loglikelihood_rolling", {}, (text,), 0, ("rolling", 0, 1)))
         assert [token for _, part in windows for token in part] == model.tok_encode(text, add_special_tokens=False)
         assert all(context and len(context) + len(part) <= 16 for context, part in windows)

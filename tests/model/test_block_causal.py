@@ -1,4 +1,4 @@
-"""What a position sees under block-causal attention, for both backbones and both grids, and how it is stored."""
+"""What a position sees under block-causal attention, for every backbone and both grids, and how it is stored."""
 
 import json
 
@@ -18,7 +18,7 @@ def build(backbone: str, grid: str, block_length: int = BLOCK):
     return BACKBONES[backbone](attention="block_causal", block_length=block_length, block_grid=grid)
 
 
-@pytest.fixture(params=["llada", "dream"])
+@pytest.fixture(params=list(BACKBONES))
 def backbone(request) -> str:
     return request.param
 

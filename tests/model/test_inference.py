@@ -43,9 +43,9 @@ def attention(request) -> dict:
     return request.param
 
 
-@pytest.fixture(params=["llada", "dream"])
+@pytest.fixture(params=list(BACKBONES))
 def saved(request, attention, tmp_path):
-    """A random model of either backbone and its checkpoint."""
+    """A random model of each backbone and its checkpoint."""
     model = BACKBONES[request.param](**attention)
     model.save_pretrained(tmp_path / "saved")
     return model, tmp_path / "saved"

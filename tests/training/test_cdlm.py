@@ -15,12 +15,13 @@ from cd4lm.training.cdlm import PARTS
 from cd4lm.training.collect_trajectories import collect
 from cd4lm.training.export import consolidate
 from cd4lm.training.train import build_trainer, train
+from tests.conftest import BACKBONES
 from tests.training.worlds import CDLM, cdlm_config, config, steps, write_teacher_and_data
 
 ONLY = {name: {other: float(other == name) for other in PARTS} for name in PARTS}
 
 
-@pytest.fixture(scope="module", params=["llada", "dream"])
+@pytest.fixture(scope="module", params=list(BACKBONES))
 def world(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_teacher_and_data(folder, request.param)

@@ -16,7 +16,7 @@ from cd4lm.training.launch import (
     training_command,
 )
 from cd4lm.training.processes import LaunchFile, check_world_size, rows_per_step, split_step
-from tests.conftest import ROOT
+from tests.conftest import BACKBONES, ROOT
 
 ONE_NODE = ["accelerate_zero2_8gpu", "accelerate_zero3_8gpu", "accelerate_fsdp_8gpu"]
 FOUR_NODES = ["accelerate_zero3_4x8gpu", "accelerate_fsdp_4x8gpu"]
@@ -49,6 +49,22 @@ def test_accelerate_accepts_the_launch_files(name):
     config = load_config_from_file(file_path(name))
     assert config.num_processes == LaunchFile.read(file_path(name)).processes
     assert config.distributed_type.value == ("FSDP" if "fsdp" in name else "DEEPSPEED")
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_fsdp_wraps_the_blocks_of_every_backbone(backbone):
+    """The launch files name no class: the model says what its blocks are."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+
+    for name in ("accelerate_fsdp_8gpu", "accelerate_fsdp_4x8gpu"):
+        settings = yaml.safe_load(Path(file_path(name)).read_text())["fsdp_config"]
+        assert "fsdp_transformer_layer_cls_to_wrap" not in settings
+        policy = settings["fsdp_auto_wrap_policy"].lower()
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=settings["fsdp_version"], auto_wrap_policy=policy)
+        model = BACKBONES[backbone]()
+        chosen = fsdp2_prepare_auto_wrap_policy(plugin, model)
+        assert [module for module in model.modules() if chosen(module)] == list(model.blocks)
 
 
 def test_the_rows_of_a_step_do_not_change_with_the_processes():

@@ -12,12 +12,13 @@ from cd4lm.model.loading import load_model
 from cd4lm.training import collect_trajectories
 from cd4lm.training.collect_trajectories import collect
 from cd4lm.training.train import build_trainer
+from tests.conftest import BACKBONES
 from tests.training.worlds import ROWS, cdlm_config, write_teacher_and_data
 
 G, BLOCK = 40, 8
 
 
-@pytest.fixture(scope="module", params=["llada", "dream"])
+@pytest.fixture(scope="module", params=list(BACKBONES))
 def world(request, tmp_path_factory):
     """A folder with teacher, data and collected paths; 22 questions at two temperatures in shards of 10."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -31,13 +31,22 @@ from tests.training.worlds import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def make_world(folder: Path, backbone: str) -> Path:
     """A folder with teacher and data, and the run of one process in `one`."""
-    folder = tmp_path_factory.mktemp("world")
-    write_teacher_and_data(folder)
+    write_teacher_and_data(folder, backbone)
     train(config(folder, "one"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"), "llada")
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    """A model whose head is its embedding: gathered for both uses, with the gradient of both, and exported once."""
+    return make_world(tmp_path_factory.mktemp("tied"), "illada")
 
 
 def cpu_launch_file(folder: Path, name: str) -> str:
@@ -91,8 +100,10 @@ def test_zero2(world):
     check_same(world, "zero2")
 
 
-def test_zero3_stopped_by_sigterm_consolidated_and_resumed(world):
+@pytest.mark.parametrize("where", ["world", "tied"])
+def test_zero3_stopped_by_sigterm_consolidated_and_resumed(where, request):
     pytest.importorskip("deepspeed")
+    world = request.getfixturevalue(where)
     run = write_config(world, "zero3", global_batch=8, launch=cpu_launch_file(world, "accelerate_zero3_8gpu"))
     process, deadline = start(run), time.monotonic() + 400
     log = world / "zero3/training_log.jsonl"

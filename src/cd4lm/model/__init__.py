@@ -1,7 +1,7 @@
-"""LLaDA and Dream in their released checkpoint layouts.
+"""LLaDA, Dream and iLLaDA in their released checkpoint layouts.
 
-Names are loaded when they are first used: configurations and networks for decoding need torch at most, LLaDAConfig,
-LLaDAModelLM, DreamConfig and DreamModel import transformers and register with its Auto classes.
+Names are loaded when they are first used: configurations and networks for decoding need torch at most, the classes of
+transformers' models and configurations (LLaDAConfig, LLaDAModelLM, ...) import it and register with its Auto classes.
 """
 
 from importlib import import_module
@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from cd4lm.model.checkpoint import CheckpointError
     from cd4lm.model.configuration import DiffusionConfig
     from cd4lm.model.llada import DiffusionLM
-    from cd4lm.model.pretrained import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM, LLaDAOutput
+    from cd4lm.model.pretrained import (
+        DreamConfig,
+        DreamModel,
+        ILLaDAConfig,
+        ILLaDAForCausalLM,
+        LLaDAConfig,
+        LLaDAModelLM,
+        LLaDAOutput,
+    )
 
 __all__ = [
     "CheckpointError",
@@ -19,6 +27,8 @@ __all__ = [
     "DiffusionLM",
     "DreamConfig",
     "DreamModel",
+    "ILLaDAConfig",
+    "ILLaDAForCausalLM",
     "LLaDAConfig",
     "LLaDAModelLM",
     "LLaDAOutput",

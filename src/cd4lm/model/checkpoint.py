@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,10 @@ def check_header(file: Path) -> None:
         raise CheckpointError(f"{file} is damaged or truncated ({error}): copy it again") from error
 
 
-def local_folder(folder: str | Path, *, weights: bool) -> Path:
+def local_folder(folder: str | Path, *, weights: bool, hub: Mapping | None = None) -> Path:
     """The folder of a checkpoint; a hub name is downloaded, its safetensors only where they are asked for.
+
+    hub: further arguments of the download (revision, cache_dir, ...).
 
     Raises CheckpointError for a folder that does not exist and for a hub name that cannot be downloaded.
     """
@@ -95,7 +98,7 @@ def local_folder(folder: str | Path, *, weights: bool) -> Path:
 
     patterns = [*SETTINGS, "*.safetensors"] if weights else [*SETTINGS]
     try:
-        return Path(snapshot_download(str(folder), allow_patterns=patterns))
+        return Path(snapshot_download(str(folder), allow_patterns=patterns, **(hub or {})))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
@@ -140,24 +143,63 @@ def indexed(folder: Path) -> list[str]:
 
 
 def read_weights(
-    files: list[Path], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device
+    files: list[Path],
+    shapes: dict[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    device: torch.device,
+    copies: Mapping[str, str],
 ) -> dict[str, torch.Tensor]:
-    """The weights of these names and shapes from safetensors files, strictly. Raises CheckpointError."""
-    check_shapes(files, shapes)
+    """The weights of these names and shapes from safetensors files, strictly. Raises CheckpointError.
+
+    copies: names under which the files may hold a weight a second time.
+    """
+    check_shapes(files, shapes, copies)
+    check_copies(files[0].parent, copies)
     shards = [safe_open(file, "pt", device=str(device)) for file in files]
-    return {name: shard.get_tensor(name).to(dtype) for shard in shards for name in sorted(shard.keys())}
+    return {n: shard.get_tensor(n).to(dtype) for shard in shards for n in sorted(shard.keys()) if n not in copies}
 
 
-def check_shapes(files: list[Path], shapes: dict[str, tuple[int, ...]]) -> None:
+def check_shapes(files: list[Path], shapes: dict[str, tuple[int, ...]], copies: Mapping[str, str]) -> None:
     """Raise CheckpointError unless safetensors files hold weights of these names and shapes; reads no weights."""
     shards = [safe_open(file, "pt") for file in files]
     found = {name: tuple(shard.get_slice(name).get_shape()) for shard in shards for name in sorted(shard.keys())}
+    found = {name: shape for name, shape in found.items() if name not in copies}
     report = {
         "missing_keys": shapes.keys() - found.keys(),
         "unexpected_keys": found.keys() - shapes.keys(),
         "mismatched_keys": [(n, found[n], shapes[n]) for n in found.keys() & shapes.keys() if found[n] != shapes[n]],
     }
     check_loading(files[0].parent, report)
+
+
+def check_copies(folder: Path, copies: Mapping[str, str]) -> None:
+    """Raise CheckpointError if a folder holds a weight a second time and the two differ, or the second time alone."""
+    for copy, original in copies.items():
+        second = stored(folder, copy)
+        if second is None:
+            continue
+        first = stored(folder, original)
+        if first is None:
+            check_loading(folder, {"missing_keys": [original], "unexpected_keys": [], "mismatched_keys": []})
+        if not (first.dtype == second.dtype and first.equal(second)):
+            raise CheckpointError(
+                f"{folder}: {copy} differs from {original}, but they are one matrix in this model: copy the weights "
+                "again, or take a checkpoint whose head is tied"
+            )
+
+
+def stored(folder: Path, name: str) -> torch.Tensor | None:
+    """A weight of a checkpoint by its name; None if it has none of that name."""
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as shard:
+            if name in shard.keys():  # noqa: SIM118 - no mapping
+                return shard.get_tensor(name)
+    for file in () if weight_files(folder) else sorted(folder.glob("pytorch_model*.bin")):
+        import torch  # only PyTorch's old files need it here
+
+        if name in (weights := torch.load(file, map_location="cpu", weights_only=True)):
+            return weights[name]
+    return None
 
 
 def check_loading(folder: str | Path, report: dict) -> None:

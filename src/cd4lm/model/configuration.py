@@ -1,8 +1,10 @@
 """What every configuration here has, and that of LLaDA checkpoints, field for field as released.
 
-These classes need no transformers and serve decoding; LLaDAConfig and DreamConfig (pretrained.py) add what
-transformers asks of a configuration.
+These classes need no transformers and serve decoding; LLaDAConfig, DreamConfig and ILLaDAConfig (pretrained.py) add
+what transformers asks of a configuration.
 """
+
+from pathlib import Path
 
 # How attention sees blocks: not at all, or no block sees a later one. Blocks start where the answer starts, the prompt
 # before them being one block of any length, or every block_length tokens from position 0, as serving engines count.
@@ -56,13 +58,16 @@ class DiffusionConfig:
     n_kv_heads, n_layers, mlp_hidden_size, vocab_size, embedding_size, max_sequence_length, rope_theta, rms_norm_eps,
     init_std, mask_token_id, eos_token_id, pad_token_id.
     attention: bidirectional or block_causal. block_length: tokens per block. block_grid: answer or absolute.
-    output_shift: how many positions before a token the output stands that predicts it.
+    output_shift: how many positions before a token the output stands that predicts it. rope_full_precision: positions
+    are rotated in float32, or in the activations' dtype. tie_word_embeddings: the head reads the embedding's matrix.
     Raises ValueError for an option that no checkpoint of the format uses, naming it, and for sizes that do not fit.
     """
 
     model_type: str
     needed: tuple[str, ...]  # fields without which a config.json is of another layout
     output_shift = 0
+    rope_full_precision = True
+    tie_word_embeddings = False
 
     def __init__(self, **fields):
         self.other_fields = self.fill(**fields)
@@ -107,12 +112,26 @@ class DiffusionConfig:
         self.attention, self.block_length, self.block_grid = attention, block_length, block_grid
 
     @classmethod
-    def from_file(cls, fields: dict) -> "DiffusionConfig":
-        """A configuration from the fields of a config.json. Raises ValueError for one of another layout."""
+    def from_file(cls, fields: dict, folder: Path) -> "DiffusionConfig":
+        """A configuration from the fields of the config.json in a folder. Raises ValueError for one of another layout."""
+        fields = cls.complete(fields, folder)
+        cls.check_layout(fields)
+        config = cls(**fields)
+        config.check_tokens(fields)
+        return config
+
+    @classmethod
+    def complete(cls, fields: dict, folder: Path) -> dict:
+        """The fields of a config.json, and those that the format leaves to the tokenizer files in the same folder."""
+        return fields
+
+    @classmethod
+    def check_layout(cls, fields: dict) -> None:
+        """Raise ValueError for a config.json of another layout."""
         experts = [name for name in fields if "expert" in name and fields[name]]
         if experts:
             raise ValueError(
-                f"{experts[0]}={fields[experts[0]]!r}: a mixture of experts, which is not supported: take LLaDA-8B or Dream-7B"
+                f"{experts[0]}={fields[experts[0]]!r}: a mixture of experts, which is not supported: take a dense model"
             )
         if fields.get("quantization_config") is not None:
             raise ValueError("quantization_config: quantized weights are not supported: take the bfloat16 checkpoint")
@@ -121,9 +140,6 @@ class DiffusionConfig:
             raise ValueError(
                 f"it has no {lacking}, which every {cls.model_type} checkpoint has: add it, or take a checkpoint of that layout"
             )
-        config = cls(**fields)
-        config.check_tokens(fields)
-        return config
 
     def check_tokens(self, fields: dict) -> None:
         """Raise ValueError for token ids of a config.json that the vocabulary does not have."""
@@ -203,3 +219,39 @@ class LLaDAFields(DiffusionConfig):
         self.set_attention(attention, block_length, block_grid)
         released.pop("tie_word_embeddings", None)  # says the same as weight_tying
         return released
+
+
+class DecoderFields(DiffusionConfig):
+    """A configuration under the names that transformers gives the decoders of Llama and Qwen2.
+
+    defaults: the fields of the format with the values of its largest release; fixed, carried, unset: see take_options.
+    """
+
+    defaults: dict
+    fixed: dict
+    carried: dict
+    unset: tuple[str, ...]
+    qkv_bias: bool  # whether queries, keys and values have one
+
+    def fill(
+        self,
+        *,
+        attention: str = "bidirectional",
+        block_length: int | None = None,
+        block_grid: str | None = None,
+        **released,
+    ) -> dict:
+        self.take_options(self.fixed, self.defaults | self.carried, released, self.unset)
+        self.check_shape()
+        self.set_attention(attention, block_length, block_grid)
+        return released
+
+    # The names that the engine and the trainers ask every configuration for.
+    d_model = property(lambda self: self.hidden_size)
+    n_heads = property(lambda self: self.num_attention_heads)
+    n_kv_heads = property(lambda self: self.num_key_value_heads)
+    n_layers = property(lambda self: self.num_hidden_layers)
+    mlp_hidden_size = property(lambda self: self.intermediate_size)
+    embedding_size = property(lambda self: self.vocab_size)
+    max_sequence_length = property(lambda self: self.max_position_embeddings)
+    init_std = property(lambda self: self.initializer_range)

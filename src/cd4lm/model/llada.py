@@ -1,6 +1,6 @@
 """LLaDA: a masked diffusion transformer whose module names are the keys of the released checkpoints.
 
-`Block` and `DiffusionLM` are the arithmetic; a backbone says where its checkpoint keeps the parts (see also dream.py).
+`Block` and `DiffusionLM` are the arithmetic; a backbone says where its checkpoint keeps the parts (see also decoder.py).
 Everything here is torch only and decodes as it is; pretrained.py makes transformers' models of the same networks.
 
 Letters in shapes: B batch, L sequence, d d_model, H heads, K key/value heads, D head dim, V embedding_size.
@@ -72,8 +72,8 @@ def rotary_angles(positions: torch.Tensor, head_dim: int, theta: float) -> tuple
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Apply RoPE to x (B, H, L, D) in float32: bf16 angles are off by whole positions in long sequences."""
-    first, second = x.float().chunk(2, dim=-1)  # (B, H, L, D/2)
+    """Apply RoPE to x (B, H, L, D), computed in the dtype of cos and sin: float32, or what a backbone was trained in."""
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)  # (B, H, L, D/2)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
@@ -170,9 +170,11 @@ class DiffusionLM(nn.Module):
 
     What a position sees is the configuration's: every other, or no block after its own. Subclasses build their parts
     and have `embedding`, `blocks`, `final_norm` and the output embeddings. output: the class that `forward` returns.
+    copies: by its name each weight that is another one, which a checkpoint holds once, under the other name.
     """
 
     output = Output
+    copies: dict[str, str] = {}
 
     def __init__(self, config: DiffusionConfig):
         super().__init__()
@@ -182,6 +184,12 @@ class DiffusionLM(nn.Module):
     def build(self, config: DiffusionConfig) -> None:
         """Make the parts, named as the checkpoint's keys."""
         raise NotImplementedError
+
+    def tie(self) -> None:
+        """Make the weights that are copies the same parameters as their originals."""
+        for copy, original in self.copies.items():
+            module, _, name = copy.rpartition(".")
+            setattr(self.get_submodule(module), name, self.get_parameter(original))
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embedding
@@ -234,8 +242,9 @@ class DiffusionLM(nn.Module):
         if positions is None:
             positions = positions_of(input_ids, attention_mask)
         allowed = self.visible(attention_mask, positions, cache, prompt_length, block_length, attention)
-        cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = self.embedding(input_ids)  # (B, L, d)
+        angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        cos, sin = angles if self.config.rope_full_precision else (part.to(x.dtype) for part in angles)
         states = [x]
         some = logits_at is not None and logits_at.dtype != torch.bool and not output_hidden_states
         source = output_columns(positions, self.config.output_shift)

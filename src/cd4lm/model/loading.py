@@ -19,6 +19,7 @@ from cd4lm.model.checkpoint import (
 )
 from cd4lm.model.configuration import DiffusionConfig, LLaDAFields
 from cd4lm.model.dream_configuration import DreamFields
+from cd4lm.model.illada_configuration import ILLaDAFields
 from cd4lm.model.tokenizer import JsonTokenizer, Tokenizer
 from cd4lm.model.tokenizer_files import PLAIN_CLASSES, UnsupportedTokenizer, unusable
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from cd4lm.model.llada import DiffusionLM
 
-CONFIGS = {config.model_type: config for config in (LLaDAFields, DreamFields)}
+CONFIGS = {config.model_type: config for config in (LLaDAFields, DreamFields, ILLaDAFields)}
 
 
 def best_device() -> tuple[torch.device, torch.dtype]:
@@ -43,12 +44,12 @@ def best_device() -> tuple[torch.device, torch.dtype]:
 def load_config(folder: str | Path) -> DiffusionConfig:
     """The configuration of a checkpoint, no code of its own run. Raises CheckpointError if it is no model of ours."""
     check_folder(folder)
-    file = local_folder(folder, weights=False) / "config.json"
+    path = local_folder(folder, weights=False)
     try:
-        fields = read_json(file)
+        fields = read_json(path / "config.json")
         kind = next((kind for kind in CONFIGS.values() if kind.model_type == fields.get("model_type")), None)
         if kind is not None:
-            return kind.from_file(fields)
+            return kind.from_file(fields, path)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: config.json cannot be used ({reason})") from error
@@ -68,7 +69,8 @@ def load_model(folder: str | Path, *, dtype: torch.dtype) -> DiffusionLM:
 
     config, files = load_config(folder), weight_files(local_folder(folder, weights=True))
     if files:
-        check_shapes(files, shapes_of(empty_network(config)))
+        network = empty_network(config)
+        check_shapes(files, shapes_of(network), network.copies)
     return MODELS[config.model_type].from_pretrained(folder, dtype=dtype)
 
 
@@ -76,16 +78,16 @@ def empty_network(config: DiffusionConfig) -> DiffusionLM:
     """The network of a configuration without memory for its weights."""
     import torch
 
-    from cd4lm.model.dream import Dream
+    from cd4lm.model.decoder import Dream, ILLaDA
     from cd4lm.model.llada import LLaDA
 
     with torch.device("meta"):
-        return {"llada": LLaDA, "Dream": Dream}[config.model_type](config)
+        return {"llada": LLaDA, "Dream": Dream, "illada": ILLaDA}[config.model_type](config)
 
 
 def shapes_of(network: DiffusionLM) -> dict[str, tuple[int, ...]]:
-    """The shape of each weight by its name."""
-    return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    """The shape of each weight by its name, a weight that is another one left out."""
+    return {name: tuple(weight.shape) for name, weight in network.state_dict().items() if name not in network.copies}
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -133,7 +135,10 @@ def load_network(folder: str | Path, dtype: torch.dtype | None = None) -> Diffus
     if not files:
         return load_model(folder, dtype=dtype).to(device).eval()
     network = empty_network(config)
-    network.load_state_dict(read_weights(files, shapes_of(network), dtype, device), assign=True)
+    weights = read_weights(files, shapes_of(network), dtype, device, network.copies)
+    copies = {copy: weights[original] for copy, original in network.copies.items()}
+    network.load_state_dict(weights | copies, assign=True)
+    network.tie()
     return network.eval()
 
 

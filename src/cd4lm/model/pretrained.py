@@ -1,4 +1,4 @@
-"""LLaDA and Dream as transformers' models: loading and saving in the released layouts, and the Auto classes.
+"""LLaDA, Dream and iLLaDA as transformers' models: loading and saving in the released layouts, and the Auto classes.
 
 Imports transformers, which takes seconds; decoding does without (loading.load_for_inference).
 """
@@ -10,13 +10,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from cd4lm.model.checkpoint import check_folder, check_loading
+from cd4lm.model.checkpoint import check_copies, check_folder, check_loading, local_folder
 from cd4lm.model.configuration import DiffusionConfig, LLaDAFields
-from cd4lm.model.dream import Dream
+from cd4lm.model.decoder import Dream, ILLaDA
 from cd4lm.model.dream_configuration import DreamFields
+from cd4lm.model.illada_configuration import ILLaDAFields
 from cd4lm.model.llada import DiffusionLM, LLaDA, Output, RMSNorm
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 
 
 @dataclass
@@ -30,7 +32,7 @@ class SavedConfig(PretrainedConfig):
     def __init__(self, **fields):
         others = self.fill(**fields)
         ids = {name: value for name, value in vars(self).items() if name in TOKEN_IDS}
-        super().__init__(tie_word_embeddings=False, **ids, **others)
+        super().__init__(tie_word_embeddings=self.tie_word_embeddings, **ids, **others)
 
     def to_dict(self) -> dict:
         """The fields of config.json; a bidirectional checkpoint has those of the released format and no other."""
@@ -61,10 +63,35 @@ class LLaDAConfig(LLaDAFields, SavedConfig):
 
 
 class DreamConfig(DreamFields, SavedConfig):
-    """Configuration of a Dream model; arguments and defaults are those of DreamFields.fill."""
+    """Configuration of a Dream model; arguments and defaults are those of DreamFields."""
 
     def __init__(self, **fields):
         SavedConfig.__init__(self, **fields)
+
+
+class ILLaDAConfig(ILLaDAFields, SavedConfig):
+    """Configuration of an iLLaDA model; arguments and defaults are those of ILLaDAFields."""
+
+    def __init__(self, **fields):
+        SavedConfig.__init__(self, **fields)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As transformers', with the token ids that the tokenizer files beside config.json give."""
+        named = {"name_or_path": pretrained_model_name_or_path}  # as AutoConfig hands it on
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs | named)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """A configuration from fields; where they are a file's (name_or_path), read as strictly as load_config does."""
+        if "name_or_path" not in kwargs:
+            return super().from_dict(config_dict, **kwargs)
+        hub = {"revision": config_dict.get("_commit_hash")}
+        config_dict = cls.complete(config_dict, local_folder(kwargs["name_or_path"], weights=False, hub=hub))
+        cls.check_layout(config_dict)
+        made = super().from_dict(config_dict, **kwargs)  # with return_unused_kwargs a pair
+        (made[0] if isinstance(made, tuple) else made).check_tokens(config_dict)
+        return made
 
 
 class PretrainedLM(PreTrainedModel):
@@ -93,6 +120,9 @@ class PretrainedLM(PreTrainedModel):
         Takes transformers' arguments (dtype, device_map, ...). Raises CheckpointError with one line of what is wrong.
         """
         check_folder(pretrained_model_name_or_path)
+        if cls.copies:
+            hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            check_copies(local_folder(pretrained_model_name_or_path, weights=True, hub=hub), cls.copies)
         kwargs["ignore_mismatched_sizes"] = True  # reported below, all in one way
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
@@ -116,14 +146,27 @@ class DreamModel(Dream, PretrainedLM):
     """Dream, under the name that its config.json gives."""
 
     config_class = DreamConfig
-    _no_split_modules = ["DreamBlock"]
+    _no_split_modules = ["DecoderBlock"]
     output = LLaDAOutput
 
     def __init__(self, config: DreamConfig):
         PretrainedLM.__init__(self, config)
 
 
-MODELS = {model.config_class.model_type: model for model in (LLaDAModelLM, DreamModel)}
+class ILLaDAForCausalLM(ILLaDA, PretrainedLM):
+    """iLLaDA, under the name that its config.json gives."""
+
+    config_class = ILLaDAConfig
+    _no_split_modules = ["DecoderBlock"]
+    _tied_weights_keys = ILLaDA.copies
+    _keys_to_ignore_on_save = list(ILLaDA.copies)
+    output = LLaDAOutput
+
+    def __init__(self, config: ILLaDAConfig):
+        PretrainedLM.__init__(self, config)
+
+
+MODELS = {model.config_class.model_type: model for model in (LLaDAModelLM, DreamModel, ILLaDAForCausalLM)}
 for model in MODELS.values():
     AutoConfig.register(model.config_class.model_type, model.config_class)
     AutoModel.register(model.config_class, model)

@@ -25,7 +25,8 @@ ACTIVE_OPTIONS = (
     "model_specific_special_tokens",
     "split_special_tokens",
 )
-MORE_FILES = ("added_tokens.json", "additional_chat_templates")
+ADDED = "added_tokens.json"
+MORE_FILES = (ADDED, "additional_chat_templates")
 
 
 class UnsupportedTokenizer(Exception):
@@ -46,9 +47,7 @@ def read_config(folder: Path) -> dict:
     """tokenizer_config.json. Raises UnsupportedTokenizer for options that tokenizer.json does not know."""
     for name in (CONFIG, BACKEND):
         need((folder / name).is_file(), f"{folder} has no {name}")
-        with open(folder / name, "rb") as file:
-            if is_lfs_pointer(file.read(200)):
-                raise CheckpointError(f"{folder / name} is a Git LFS pointer: run `git lfs pull`, or download it")
+        check_whole(folder / name)
     for name in MORE_FILES:
         need(not (folder / name).exists(), f"{folder} has {name}")
     try:
@@ -63,6 +62,40 @@ def read_config(folder: Path) -> dict:
     different = special_tokens(names).items() - special_tokens(config).items()
     need(not different, f"{NAMES} and {CONFIG} differ in {dict(different)}")
     return config
+
+
+def check_whole(file: Path) -> None:
+    """Raise CheckpointError for a file of which only the pointer was downloaded."""
+    with open(file, "rb") as opened:
+        if is_lfs_pointer(opened.read(200)):
+            raise CheckpointError(f"{file} is a Git LFS pointer: run `git lfs pull`, or download it")
+
+
+def id_of_token(folder: Path, token: str) -> int | None:
+    """The id of a token in the tokenizer files of a folder; None where none of them has it.
+
+    Raises ValueError for files that differ or cannot be read.
+    """
+    found: dict[str, int | None] = {}
+    if (folder / BACKEND).is_file():
+        check_whole(folder / BACKEND)
+        found[BACKEND] = backend_of(folder).token_to_id(token)
+    if (folder / CONFIG).is_file():
+        listed = read_json(folder / CONFIG).get("added_tokens_decoder", {}).items()
+        found[CONFIG] = next((int(i) for i, added in listed if as_added(added).content == token), None)
+    if (folder / ADDED).is_file():
+        found[ADDED] = read_json(folder / ADDED).get(token)
+    ids = {number for number in found.values() if number is not None}
+    if len(ids) > 1:
+        raise ValueError(f"{token} is {found} in the tokenizer files: they are not of one model, copy them again")
+    return ids.pop() if ids else None
+
+
+def named_token(folder: Path, kind: str) -> str | None:
+    """The token that a folder's tokenizer files name as eos_token, ...; None where none of them does."""
+    files = (folder / name for name in (NAMES, CONFIG))
+    named = [special_tokens(read_json(file)) for file in files if file.is_file()]
+    return next((tokens[kind] for tokens in reversed(named) if kind in tokens), None)
 
 
 def special_tokens(config: dict) -> dict[str, str]:
@@ -80,12 +113,17 @@ def read_template(folder: Path, config: dict) -> str | None:
     return template
 
 
-def read_backend(folder: Path, config: dict) -> Tokenizer:
-    """tokenizer.json. Raises UnsupportedTokenizer unless the tokens that the configuration names are in it as named."""
+def backend_of(folder: Path) -> Tokenizer:
+    """tokenizer.json as the library reads it. Raises CheckpointError if it cannot."""
     try:
-        backend = Tokenizer.from_file(str(folder / BACKEND))
+        return Tokenizer.from_file(str(folder / BACKEND))
     except Exception as error:  # the library raises no narrower class
         raise unusable(folder, error) from error
+
+
+def read_backend(folder: Path, config: dict) -> Tokenizer:
+    """tokenizer.json. Raises UnsupportedTokenizer unless the tokens that the configuration names are in it as named."""
+    backend = backend_of(folder)
     known = backend.get_added_tokens_decoder()
     for number, token in config.get("added_tokens_decoder", {}).items():
         found = known.get(int(number))

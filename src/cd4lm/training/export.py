@@ -98,7 +98,8 @@ def write_released(
     kind = getattr(torch, dtype)
     with torch.device("meta"):
         model = model_of(config).to(kind)
-    missing = model.state_dict().keys() ^ weights.keys()
+    weights = {key: tensor for key, tensor in weights.items() if key not in model.copies}  # some launchers keep both
+    missing = (model.state_dict().keys() - model.copies.keys()) ^ weights.keys()
     require(not missing, f"{len(missing)} weights do not fit the model, first {min(missing, default='')}")
     model.save_pretrained(partial, state_dict={key: tensor.to(kind).contiguous() for key, tensor in weights.items()})
     load_tokenizer(tokenizer_from).save_pretrained(partial)

@@ -13,10 +13,10 @@ from cd4lm.settings import LoRAConfig
 MERGE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
-def target_names(model: DiffusionLM, patterns: tuple[str, ...]) -> list[str]:
+def target_names(model: DiffusionLM, patterns: tuple[str, ...] | None) -> list[str]:
     """Full names of the matrices inside the blocks that the patterns match whole, without `...blocks.N.` before them.
 
-    Raises ValueError for a pattern that matches nothing, naming those there are.
+    None matches all of them. Raises ValueError for a pattern that matches nothing, naming those there are.
     """
     blocks = next(name for name, module in model.named_modules() if module is model.blocks) + "."
     linear = {
@@ -24,6 +24,8 @@ def target_names(model: DiffusionLM, patterns: tuple[str, ...]) -> list[str]:
         for name, module in model.named_modules()
         if name.startswith(blocks) and isinstance(module, torch.nn.Linear)
     }
+    if patterns is None:
+        return list(linear)
     for pattern in patterns:
         if not any(re.fullmatch(pattern, short) for short in linear.values()):
             known = ", ".join(dict.fromkeys(linear.values()))
@@ -31,7 +33,7 @@ def target_names(model: DiffusionLM, patterns: tuple[str, ...]) -> list[str]:
     return [name for name, short in linear.items() if any(re.fullmatch(pattern, short) for pattern in patterns)]
 
 
-def check_targets(config: DiffusionConfig, patterns: tuple[str, ...]) -> None:
+def check_targets(config: DiffusionConfig, patterns: tuple[str, ...] | None) -> None:
     """Raise the error of target_names without reading the weights."""
     with torch.device("meta"):
         target_names(model_of(config), patterns)

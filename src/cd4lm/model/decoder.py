@@ -1,27 +1,29 @@
-"""Dream: a Qwen2 body made bidirectional, whose module names are the keys of the released checkpoints.
+"""Dream and iLLaDA: the decoders of Qwen2 and Llama made bidirectional, module names as in the released checkpoints.
 
-The output at position i - 1 predicts token i, as in the autoregressive model it started from;
-`DreamFields.output_shift` says so, and DiffusionLM.forward is the one place that undoes it.
+Dream has biases on queries, keys and values and a head of its own, and its output at position i - 1 predicts token i,
+as in the autoregressive model it started from; DiffusionLM.forward is the one place that undoes that. iLLaDA has no
+biases, and its head is the embedding's matrix. The configuration says which (qkv_bias, output_shift,
+tie_word_embeddings).
 """
 
 from torch import nn
 
-from cd4lm.model.dream_configuration import DreamFields
+from cd4lm.model.configuration import DecoderFields
 from cd4lm.model.llada import Block, DiffusionLM, Embedding, Linear, OutputHead, RMSNorm
 
 
-class DreamBlock(Block):
-    """The parts under Dream's names: biases on queries, keys and values."""
+class DecoderBlock(Block):
+    """The parts under transformers' names."""
 
-    def __init__(self, config: DreamFields):
+    def __init__(self, config: DecoderFields):
         super().__init__(config)
         d, hidden, kv = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
         self.input_layernorm = RMSNorm(d, config.rms_norm_eps)
         self.self_attn = nn.ModuleDict(
             {
-                "q_proj": Linear(d, d),
-                "k_proj": Linear(d, kv),
-                "v_proj": Linear(d, kv),
+                "q_proj": Linear(d, d, bias=config.qkv_bias),
+                "k_proj": Linear(d, kv, bias=config.qkv_bias),
+                "v_proj": Linear(d, kv, bias=config.qkv_bias),
                 "o_proj": Linear(d, d, bias=False),
             }
         )
@@ -45,22 +47,23 @@ class DreamBlock(Block):
     ff_out = property(lambda self: self.mlp["down_proj"])
 
 
-class DreamTransformer(nn.Module):
+class DecoderTransformer(nn.Module):
     """Holds what is under `model.`, so that keys read `model.layers.0.self_attn.q_proj.weight` as released."""
 
-    def __init__(self, config: DreamFields):
+    def __init__(self, config: DecoderFields):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(DreamBlock(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
 
 
-class Dream(DiffusionLM):
-    """Dream with its output head."""
+class Decoder(DiffusionLM):
+    """A decoder with its output head."""
 
-    def build(self, config: DreamFields) -> None:
-        self.model = DreamTransformer(config)
+    def build(self, config: DecoderFields) -> None:
+        self.model = DecoderTransformer(config)
         self.lm_head = OutputHead(config.d_model, config.vocab_size, bias=False)
+        self.tie()
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -76,3 +79,13 @@ class Dream(DiffusionLM):
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
+
+
+class Dream(Decoder):
+    """Dream: the output before a token predicts it."""
+
+
+class ILLaDA(Decoder):
+    """iLLaDA: the head is the embedding."""
+
+    copies = {"lm_head.weight": "model.embed_tokens.weight"}
