@@ -255,7 +255,7 @@ class MultiBlock(Policy):
     the first unfinished block, since the one before it is finished: decoded_token_threshold, which the published program
     has, changes no answer. Which blocks are open follows from the counts alone, so there is no state.
     certainty: with `confidence` positions whose confidence is at least the threshold are committed, as in CAD.
-    window: most blocks open at once, None = as many as the shares open.
+    window: most blocks, from the first unfinished one on, that may be open; None = as many as the shares open.
     """
 
     threshold: float = 0.5

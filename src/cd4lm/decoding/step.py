@@ -82,7 +82,7 @@ class Stage:
     forward: Callable = predict
 
 
-def advance(stage: Stage, plan: tuple[Group, ...], window: int = 1) -> torch.Tensor:
+def advance(stage: Stage, plan: tuple[Group, ...], window: int) -> torch.Tensor:
     """One step of every row, in place; window: how many blocks the row with the most has open.
 
     Returns (4, n): RUNNING, FINISHED or BROKEN, then the new block, step and number of open blocks.
@@ -109,7 +109,8 @@ def advance(stage: Stage, plan: tuple[Group, ...], window: int = 1) -> torch.Ten
     width = move_on(canvas, policy, blocks, b)
     status = torch.where(canvas.block >= blocks, FINISHED, RUNNING)
     if config.stop_at_eos:
-        status = torch.where(first_eos(canvas, eos_ids) < first_true(canvas.masked[:, -G:]), FINISHED, status)
+        first_masked = first_true(canvas.masked) - canvas.masked.shape[1] + G  # in the answer; masks of the prompt below 0
+        status = torch.where(first_eos(canvas, eos_ids) < first_masked, FINISHED, status)
     status = torch.where(certainty.isfinite().all(dim=1), status, BROKEN)
     return torch.stack((status, canvas.block, canvas.step, width))
 
