@@ -1,12 +1,16 @@
 """The grid of decoders that the embedded comparison measures, and what its runs are called."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cd4lm.config import ConfigError, build
 from cd4lm.decoding import ConfidenceAdaptive, FixedSteps, MultiBlock
 from cd4lm.model import LLaDAConfig
-from cd4lm.settings import EvaluateConfig
+from cd4lm.settings import EvaluateConfig, ExperimentConfig
 from evaluation.embedded import decoders, run_name
+from scripts.run_experiment import check_experiment
+from tests.training.worlds import settings, write_teacher_and_data
 
 GRID = {"gen_length": 40, "block_length": 20, "fixed_steps": [40, 4], "thresholds": [0.9], "headline": 0.9}
 MULTI = {"policy": "multi_block", "block_add_threshold": 0.1}
@@ -71,3 +75,14 @@ def test_refused_by_name(further, message):
     with pytest.raises((ConfigError, ValueError)) as error:
         grid_of(further)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_refused_before_anything_is_trained(tmp_path):
+    write_teacher_and_data(tmp_path)
+    save_file({"nothing": torch.zeros(1)}, tmp_path / "teacher/model.safetensors")
+    good = settings(tmp_path, "run") | {"evaluate": GRID | {"decoders": [MULTI]}}
+    check_experiment(build(ExperimentConfig, good))
+    for further, message in (({"window": 3}, "window=3 is larger"), ({"cache": "prefix"}, "cache='prefix' keeps keys")):
+        with pytest.raises(ValueError, match=message):
+            bad = good | {"evaluate": GRID | {"decoders": [MULTI | further]}}
+            check_experiment(build(ExperimentConfig, bad))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from cd4lm.config import build
@@ -99,7 +100,7 @@ def test_another_decoder_than_cad(tokenizer, student):
 )
 def test_a_decoder_that_cannot_be_used_is_refused_before_the_weights_are_read(tmp_path, options, message):
     write_teacher_and_data(tmp_path)
-    (tmp_path / "teacher/model.safetensors").unlink()
+    save_file({"nothing": torch.zeros(1)}, tmp_path / "teacher/model.safetensors")
     cad_eval = {"metric": "cd4lm.data.tiny_task", "problems": 4, "block_length": 20, "decoder": options}
     experiment = build(ExperimentConfig, settings(tmp_path, "run") | {"cad_eval": cad_eval})
     with pytest.raises(ValueError, match=message):
