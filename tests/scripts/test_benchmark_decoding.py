@@ -137,7 +137,7 @@ def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
 
 
 def test_several_open_blocks_beside_one(monkeypatch, tmp_path):
-    few = "--prompts 2 --batch 1 2 --repeats 1 --attention block_causal --threshold 0.3 --block_add_threshold 0.1"
+    few = "--prompts 2 --batch 1 2 --repeats 1 --attention block_causal --threshold 0.95 --block_add_threshold 0.1"
     modes = "--modes exact multi_block multi_block_cached"
     command(monkeypatch, f"{SMALL} {few} {modes} --output_dir {tmp_path}")
     benchmark_decoding.main()
