@@ -247,13 +247,14 @@ CERTAINTIES = ("entropy", "confidence")
 
 @dataclass(frozen=True)
 class MultiBlock(Policy):
-    """Several blocks open at once (D2F, arXiv 2508.09192; d3LLM, 2601.07568; TAD, 2605.09536).
+    """Several blocks open at once: d3LLM's rule (arXiv 2601.07568), TAD's (2605.09536), nearly D2F's (2508.09192).
 
     Block i + 1 opens when block i has committed a share block_add_threshold of its tokens and is fully active from
     decoded_token_threshold on. Every position of an open block whose entropy (nats) is at most the threshold is
     committed, always the least entropic of all, and at least one of the first unfinished fully active block. That is
     the first unfinished block, since the one before it is finished: decoded_token_threshold, which the published program
-    has, changes no answer. Which blocks are open follows from the counts alone, so there is no state.
+    has, changes no answer. (In D2F every fully active block commits one.) Which blocks are open follows from the counts
+    of committed tokens alone, so there is no state.
     certainty: with `confidence` positions whose confidence is at least the threshold are committed, as in CAD.
     window: most blocks, from the first unfinished one on, that may be open; None = as many as the shares open.
     """
