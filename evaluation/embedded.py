@@ -16,7 +16,8 @@ from cd4lm.config import command_line, exit_with_message, load, require
 from cd4lm.data import tiny_task
 from cd4lm.data.examples import end_ids
 from cd4lm.data.rows import digest, read_jsonl
-from cd4lm.decoding import Decoder, DecodingOptions
+from cd4lm.decoding import DecodeConfig, Decoder, DecodingOptions
+from cd4lm.decoding.options import SETTINGS
 from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
 from cd4lm.model.loading import load_config, load_for_inference, tokenizer_for_inference
 from cd4lm.settings import EvaluateConfig, ExperimentConfig
@@ -74,28 +75,41 @@ def model_names(config: ExperimentConfig) -> dict[str, Path]:
     return names | {known.get(name, name.replace("_", " ")): output / name / "student" for name in config.also}
 
 
-def decoders(config: EvaluateConfig, name: str, folder: Path) -> list[Decoder]:
-    """Fixed numbers of steps, then CAD thresholds; of a block-causal model with the exact cache too.
-
-    The control is there to be compared under CAD alone.
-    """
-    base = DecodingOptions(
+def base_options(config: EvaluateConfig) -> DecodingOptions:
+    """What every decoder of the grid has in common unless it says otherwise."""
+    return DecodingOptions(
         gen_length=config.gen_length,
         block_length=config.block_length,
         eos_threshold_ratio=config.eos_hold_ratio,
         seed=config.seed,
         cache="none",
     )
-    asked = [] if name.startswith("control") else [replace(base, steps=steps) for steps in config.fixed_steps]
+
+
+def decoders(config: EvaluateConfig, name: str, model_config, ends: tuple[int, ...]) -> list[Decoder]:
+    """Fixed numbers of steps, CAD thresholds, then what `decoders` adds; with the exact cache too if block-causal.
+
+    The control is there to be compared under CAD alone. Raises ValueError for what cannot be decoded.
+    """
+    base, control = base_options(config), name.startswith("control")
+    asked = [] if control else [replace(base, steps=steps) for steps in config.fixed_steps]
     asked += [replace(base, confidence_threshold=tau) for tau in config.thresholds]
-    model_config, ends = load_config(folder), end_ids(tokenizer_for_inference(folder))
+    asked += [] if control else [options.completed(base) for options in config.decoders]
     if model_config.attention == "block_causal":
-        asked += [replace(options, cache="block") for options in asked]
-    return [options.decoder(model_config, ends) for options in asked]
+        asked += [replace(options, cache="block") for options in asked if options.cache == "none"]
+    found = [options.decoder(model_config, ends) for options in asked]
+    for i, decoder in enumerate(found):
+        require(decoder not in found[:i], f"evaluate.decoders: {decoder.name} is in the grid twice, leave one out")
+    return found
 
 
-def run_name(model: str, decoder: Decoder) -> str:
-    return f"{model} + {decoder.name}" + (", exact cache" if decoder.config.cache == "block" else "")
+def run_name(config: EvaluateConfig, model: str, decoder: Decoder) -> str:
+    """Model, policy, and the settings in which a decoder differs from the rest of the grid."""
+    about, usual = decoder.about(), vars(base_options(config))
+    usual = {o: vars(DecodeConfig)[field] if usual[o] is None else usual[o] for o, field in SETTINGS.items()}
+    words = [f", {option}={about[option]}" for option in usual if about[option] != usual[option] and option != "cache"]
+    cache = {"none": "", "block": ", exact cache"}
+    return f"{model} + {decoder.name}{''.join(words)}{cache.get(about['cache'], ', cache=' + about['cache'])}"
 
 
 def read_problems(config: ExperimentConfig) -> list[dict]:
@@ -119,7 +133,10 @@ def run_grid(config: ExperimentConfig) -> list[Run]:
     models = model_names(config)
     for folder in models.values():
         require((folder / "config.json").is_file(), f"{folder} holds no checkpoint: train it first")
-    grid = {name: decoders(evaluate, name, folder) for name, folder in models.items()}
+    grid = {
+        name: decoders(evaluate, name, load_config(folder), end_ids(tokenizer_for_inference(folder)))
+        for name, folder in models.items()
+    }
     runs = []
     with tqdm(total=sum(map(len, grid.values())), desc="runs", unit="run") as bar:
         for name, folder in models.items():
@@ -131,9 +148,9 @@ def run_grid(config: ExperimentConfig) -> list[Run]:
                 if run is None:
                     loaded = loaded or load_for_inference(folder)
                     how = {"batch_size": evaluate.batch_size, "score": tiny_task.score}
-                    documents = measure(*loaded, rows, decoder, **how, label=run_name(name, decoder))
+                    documents = measure(*loaded, rows, decoder, **how, label=run_name(evaluate, name, decoder))
                     model = {"name": name, "folder": str(folder), "weights": weights}
-                    about = {"name": run_name(name, decoder), "task": config.data.dataset, "model": model}
+                    about = {"name": run_name(evaluate, name, decoder), "task": config.data.dataset, "model": model}
                     about |= {"decoder": decoder.about(), "seed": evaluate.seed, "batch_size": evaluate.batch_size}
                     run = Run(about | {"key": key, "provenance": provenance()}, documents)
                     run.write(place)

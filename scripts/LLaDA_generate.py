@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from cd4lm.config import exit_with_message
 from cd4lm.decoding.command_line import add_prompts, generate_and_print, parser_of
-from cd4lm.decoding.options import LIMITS, POLICIES, DecodingOptions
+from cd4lm.decoding.options import POLICIES, DecodingOptions
 
-OTHERS = [entry.option for name, entry in POLICIES.items() if name != "fixed"]
+OF_OTHERS = [option for name, entry in POLICIES.items() if name != "fixed" for option in (entry.option, *entry.others)]
 
 
 def main():
-    parser = parser_of(__doc__, leave_out=("policy", "infill", *OTHERS, *LIMITS))
+    parser = parser_of(__doc__, leave_out=("policy", "infill", *OF_OTHERS))
     add_prompts(parser)
     arguments = parser.parse_args()
     generate_and_print(arguments, replace(DecodingOptions.of_arguments(arguments), policy="fixed"))

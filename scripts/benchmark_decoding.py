@@ -6,6 +6,7 @@
     python scripts/benchmark_decoding.py --model_path checkpoints/tiny_teacher --data data/tiny/test.jsonl \\
         --gen_length 40 --block_length 20 --modes exact prefix dual --refresh_interval 0 4 2
     python scripts/benchmark_decoding.py --shape 100m --attention block_causal --prompt_length 200 --modes exact block
+    python scripts/benchmark_decoding.py --shape 100m --modes exact multi_block --block_add_threshold 0.2 --threshold 0.6
     python scripts/benchmark_decoding.py --shape tiny --prompt_length 32 128 512 --gen_length 64 256 --batch 1 4 16
 
 The plain loop computes logits and probabilities of the full canvas, one prompt at a time, and decodes the tail after EOS.
@@ -29,7 +30,6 @@ from benchmarking.shapes import DIMENSIONS, DTYPES, SHAPES, add_dimension_option
 from tqdm import tqdm
 
 from cd4lm.config import CommandParser, exit_with_message, require
-from cd4lm.decoding import ConfidenceAdaptive
 from cd4lm.decoding.checks import check_settings
 from cd4lm.io import write_json
 from cd4lm.model.configuration import ATTENTIONS
@@ -54,7 +54,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--gen_length", nargs="+", type=int, default=[256])
     parser.add_argument("--block_length", type=int, default=32)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: bfloat16 on a GPU, else float32")
-    parser.add_argument("--threshold", type=float, default=0.9, help="of CAD")
+    parser.add_argument("--threshold", type=float, default=0.9, help="confidence from which tokens are committed")
+    add = "multi_block: share of a block that opens the next (default 0.5)"
+    parser.add_argument("--block_add_threshold", type=float, default=0.5, help=add)
     refresh = "steps between refreshes of prefix and dual; 0: at block starts only"
     parser.add_argument("--refresh_interval", nargs="+", type=int, default=[0], help=refresh)
     parser.add_argument("--repeats", type=int, default=3)
@@ -79,19 +81,17 @@ def check(arguments: argparse.Namespace) -> tuple:
     require(arguments.shape is None or arguments.data is None, "--data needs --model_path, for its tokenizer")
     cached = any(mode.startswith(grids.APPROXIMATE) for mode in arguments.modes)
     require(cached or arguments.refresh_interval == [0], "--refresh_interval needs prefix or dual among --modes")
-    policy = ConfidenceAdaptive(threshold=arguments.threshold)
     config, modes = grids.model_config(arguments), grids.modes_of(arguments)
     grid = grids.points(arguments, config)
     for point in grid:
         for mode in modes:
-            check_settings(config, policy, mode.config(point.config))
+            check_settings(config, mode.policy, mode.config(point.config))
     require_writable(arguments.output_dir)
     return config, modes, grid
 
 
 def run(arguments: argparse.Namespace, config, modes: list[grids.Mode], grid: list[grids.Point]) -> dict:
     device, default = best_device()
-    policy = ConfidenceAdaptive(threshold=arguments.threshold)
     measured, ceilings = [], {}
     for name in arguments.dtype or [next(name for name, dtype in DTYPES.items() if dtype == default)]:
         model = grids.build_model(arguments, config, device, DTYPES[name])
@@ -101,8 +101,8 @@ def run(arguments: argparse.Namespace, config, modes: list[grids.Mode], grid: li
         with tqdm(total=answers, desc=name, unit="answer") as bar:
             for point in grid:
                 if arguments.shape is not None:
-                    point = grids.plant_eos(model, point, policy, arguments.answer_length)
-                found = measure(model, point, modes, policy, arguments.repeats, ceilings[name], bar)
+                    point = grids.plant_eos(model, point, arguments.threshold, arguments.answer_length)
+                found = measure(model, point, modes, arguments.repeats, ceilings[name], bar)
                 for each in found:
                     each.record["dtype"] = name
                 measured += found
@@ -131,6 +131,8 @@ def cells(r: dict) -> dict[str, str]:
     found |= {f"{name} s": f"{value:.2f}" for name, value in r["latency"].items()}
     if r["peak_memory"] is not None:
         found["peak GB"] = f"{r['peak_memory'] / 1e9:.2f}"
+    if "columns_read" in r:
+        found["columns"] = f"{r['columns_read']:.1f}"
     for name in ("share_matmul", "host_share", "accuracy", "flip_rate"):
         if r.get(name) is not None:
             found[name.replace("_", " ")] = f"{r[name]:.1%}"

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cd4lm.config import command_line, exit_with_message, load, require
+from cd4lm.data.examples import end_ids
 from cd4lm.data.splits import TINY
 from cd4lm.data.tiny_task import DEFAULT
 from cd4lm.data.trajectories import is_complete
@@ -22,7 +23,8 @@ from cd4lm.model.loading import load_config, load_tokenizer
 from cd4lm.settings import DataConfig, ExperimentConfig
 from cd4lm.training.launch import collection_command, run_command, training_command
 from cd4lm.training.resume import check_output
-from cd4lm.training.setup import check_fit, check_packages
+from cd4lm.training.setup import check_fit, check_packages, student_config
+from evaluation.embedded import decoders
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,8 +87,12 @@ def run(stage: str, command: list[str], extra: dict[str, str] | None = None) -> 
 def check_experiment(config: ExperimentConfig) -> None:
     """What can be known to fail is tried before hours of work."""
     check_folder(config.teacher)
-    check_fit(load_config(config.teacher), load_tokenizer(config.teacher), config.format, config.teacher)
+    teacher, tokenizer = load_config(config.teacher), load_tokenizer(config.teacher)
+    check_fit(teacher, tokenizer, config.format, config.teacher)
     check_packages(config)
+    if config.evaluate is not None:
+        for model_config in (teacher, student_config(config)):
+            decoders(config.evaluate, "", model_config, end_ids(tokenizer))
     training_command(config, [])
     check_output(Path(config.output_dir), 0)
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cd4lm.config import exit_with_message, require
 from cd4lm.decoding.command_line import Answerer, parser_of
-from cd4lm.decoding.options import LIMITS, POLICIES, Decoder, DecodingOptions, check_policy_name
+from cd4lm.decoding.options import OTHERS, POLICIES, Decoder, DecodingOptions, check_policy_name
 from cd4lm.io import check_writable, write_json
 
 OWN = [entry.option for entry in POLICIES.values()]
@@ -68,11 +68,11 @@ def candidates(arguments: argparse.Namespace, answerer: Answerer) -> dict[float,
 
     options, stored = DecodingOptions.of_arguments(arguments), DecodingOptions.stored(arguments.model_path)
     name, config = arguments.policy, answerer.decoder.config
-    kept = {k: vars(stored)[k] if (stored.policy or "cad") == name else None for k in LIMITS}
-    kept |= {k: vars(options)[k] for k in LIMITS if vars(options)[k] is not None}
+    kept = {k: vars(stored)[k] if (stored.policy or "cad") == name else None for k in OTHERS}
+    kept |= {k: vars(options)[k] for k in OTHERS if vars(options)[k] is not None}
     kept |= {"gen_length": config.gen_length, "block_length": config.block_length}
     found = {}
-    for value in ladder(name, config, arguments.values):
+    for value in ladder("cad" if kept["certainty"] == "confidence" else name, config, arguments.values):
         settings = replace(stored, policy=name, **{POLICIES[name].option: value}, **kept)
         found[value] = settings, options.decoder(answerer.model_config, config.eos_ids, settings)
     return found
@@ -130,7 +130,7 @@ def main():
     file, rows = read_problems(arguments.data, arguments.max_samples, arguments.allow_test_split)
     answerer = Answerer(arguments.model_path, DecodingOptions.of_arguments(arguments))
     values = candidates(arguments, answerer)
-    everything = replace(DecodingOptions.of_arguments(arguments), policy="fixed", **dict.fromkeys(LIMITS))
+    everything = replace(DecodingOptions.of_arguments(arguments), policy="fixed", **dict.fromkeys(OTHERS))
     one_token = everything.decoder(
         answerer.model_config, answerer.decoder.config.eos_ids, DecodingOptions.stored(arguments.model_path)
     )

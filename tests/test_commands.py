@@ -284,7 +284,7 @@ class TestCDLM:
             "train.accumulation=1",
             "train.eval_rows=4",
             "evaluate={problems: 12, gen_length: 40, block_length: 10, fixed_steps: [40, 4], thresholds: [0.9], "
-            "headline: 0.9}",
+            "headline: 0.9, decoders: [{policy: multi_block, block_add_threshold: 0.2}]}",
         )
         done = command("scripts/run_experiment.py", mini_config(folder), *words, NUM_PROCESSES="1")
         assert done.returncode == 0, done.stderr[-3000:]
@@ -292,12 +292,16 @@ class TestCDLM:
 
     def test_every_student_with_and_without_the_cache(self, finished):
         compared = json.loads((finished / "out/comparison.json").read_text())
-        assert models(compared) == {"teacher": 3, "CDLM student": 6, "DSCD student": 3, "combination": 6}
-        assert len(compared["exact_caches"]) == 6 and all(pair["same"] for pair in compared["exact_caches"])
+        assert models(compared) == {"teacher": 4, "CDLM student": 8, "DSCD student": 4, "combination": 8}
+        assert len(compared["exact_caches"]) == 8 and all(pair["same"] for pair in compared["exact_caches"])
         report = (finished / "out/report.md").read_text()
-        for words in ("| CDLM student + fixed, steps=4, exact cache |", "| combination + cad |"):
+        for words in (
+            "| CDLM student + fixed, steps=4, exact cache |",
+            "| combination + cad |",
+            "| combination + multi_block |",
+        ):
             assert words in report
-        assert "The exact cache changed no answer in 6 of 6 runs" in report
+        assert "The exact cache changed no answer in 8 of 8 runs" in report
 
     def test_the_student_decodes_with_the_exact_cache_and_its_own_blocks(self, finished):
         words = ("--model_path", finished / "out/student", "--prompt", QUESTION, "--json")

@@ -11,25 +11,28 @@ from benchmarking import shapes
 from cd4lm.config import require
 from cd4lm.data import tiny_task
 from cd4lm.data.examples import encode_prompt, end_ids
-from cd4lm.decoding import DecodeConfig, decode
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, MultiBlock, decode
+from cd4lm.decoding.policies import Policy
 from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer
 from evaluation.tuning import read_problems
 
 CACHES = {"plain": "plain", "exact": "none", "prefix": "prefix", "dual": "dual", "block": "block"}
+SEVERAL = {"multi_block": "none", "multi_block_cached": "block"}  # several blocks open at once
 APPROXIMATE = ("prefix", "dual")
-MODES = ["plain", *(name + end for name in ("exact", "prefix", "dual", "block") for end in ("", "+compile"))]
+MODES = ["plain", *(name + end for name in (*CACHES, *SEVERAL) if name != "plain" for end in ("", "+compile"))]
 INIT_GAIN = 1.7  # standard deviation of a weight times sqrt(d_model); at 0.45 (0.02) all masks predict the same token
 LOGIT_STD = 8.0  # confidences spread over (0, 1)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to decode: its name, settings of the engine and rows at a time.
+    """A way to decode: its name, policy, settings of the engine and rows at a time.
 
     refresh_interval: of the approximate caches, None refreshes at the start of a block only.
     """
 
     name: str
+    policy: Policy
     cache: str
     compile: bool
     batch: int
@@ -66,15 +69,20 @@ class Point:
 
 
 def modes_of(arguments: argparse.Namespace) -> list[Mode]:
-    """Every mode at every batch size, the plain loop at 1 only; the approximate ones at every refresh interval."""
-    found = []
+    """Every mode at every batch size, the plain loop at 1 only; the approximate ones at every refresh interval.
+
+    All commit from the same confidence on: CAD in one block, its twin in all that are open.
+    """
+    found, cad = [], ConfidenceAdaptive(threshold=arguments.threshold)
+    several = MultiBlock(arguments.threshold, arguments.block_add_threshold, certainty="confidence")
     for name in arguments.modes:
         kind, _, compiled = name.partition("+")
         intervals = arguments.refresh_interval if kind in APPROXIMATE else [0]
         batches = sorted(set(arguments.batch)) if kind != "plain" else [1]
         for batch, interval in product(batches, intervals):
             label = f"{name}/{interval}" if interval else name
-            found.append(Mode(label, CACHES[kind], bool(compiled), batch, interval or None))
+            policy, cache = (several if kind in SEVERAL else cad), (CACHES | SEVERAL)[kind]
+            found.append(Mode(label, policy, cache, bool(compiled), batch, interval or None))
     return found
 
 
@@ -125,12 +133,12 @@ def question_points(arguments: argparse.Namespace, settings: list[DecodeConfig])
     return [Point(prompts, replace(each, eos_ids=tuple(end_ids(tokenizer))), score, "data") for each in settings]
 
 
-def plant_eos(model, point: Point, policy, answer_length: int | None) -> Point:
+def plant_eos(model, point: Point, threshold: float, answer_length: int | None) -> Point:
     """The point with an EOS for random weights: for each prompt the token that its exact answer holds first nearest to
     `answer_length`, by default half the canvas."""
     length, chosen = answer_length or point.config.gen_length // 2, set()
     exact = replace(point.config, stop_at_eos=False)
-    for row in decode(model, point.prompts, policy, exact).tokens.tolist():
+    for row in decode(model, point.prompts, ConfidenceAdaptive(threshold=threshold), exact).tokens.tolist():
         first = {token: place for place, token in reversed(list(enumerate(row)))}
         chosen.add(min(first, key=lambda token: abs(first[token] - length)))
     return replace(point, config=replace(point.config, eos_ids=tuple(sorted(chosen))))

@@ -20,20 +20,20 @@ class Measured:
     right: np.ndarray | None
 
 
-def measure(model, point: Point, modes: list[Mode], policy, repeats: int, ceiling: float, bar) -> list[Measured]:
+def measure(model, point: Point, modes: list[Mode], repeats: int, ceiling: float, bar) -> list[Measured]:
     """All modes on one grid point, interleaved within each repeat."""
     passes: dict[Mode, list[Pass]] = {mode: [] for mode in modes}
     for mode in modes:
         bar.set_postfix_str(f"{mode.name} batch {mode.batch}: warm-up")
-        warm_up(model, point, mode, policy)
+        warm_up(model, point, mode)
     for repeat in range(repeats):
         for mode in modes:
             bar.set_postfix_str(f"{mode.name} batch {mode.batch}: repeat {repeat + 1}")
-            passes[mode].append(run_once(model, point, mode, policy, bar.update))
+            passes[mode].append(run_once(model, point, mode, bar.update))
     measured = {}
     for mode in modes:
         record = record_of(point, mode, passes, ceiling)
-        busy = kernel_seconds(model, point, mode, policy)
+        busy = kernel_seconds(model, point, mode)
         record["host_share"] = None if busy is None else max(0.0, 1 - busy / median(record["seconds"]))
         result = passes[mode][0].result
         measured[mode] = Measured(record, result, scored(point, result))
@@ -47,8 +47,8 @@ def measure(model, point: Point, modes: list[Mode], policy, repeats: int, ceilin
 
 def reference_of(mode: Mode, modes: list[Mode]) -> Mode | None:
     """What a mode is compared with: the plain loop, else `exact` at the same batch size, where one of them was run."""
-    exact = Mode("exact", "none", False, mode.batch)
-    return next((m for m in modes if m.cache == "plain"), exact if exact in modes else None)
+    exact = (m for m in modes if m.name == "exact" and m.batch == mode.batch)
+    return next((m for m in modes if m.cache == "plain"), next(exact, None))
 
 
 def record_of(point: Point, mode: Mode, passes: dict[Mode, list[Pass]], ceiling: float) -> dict:
@@ -75,6 +75,7 @@ def record_of(point: Point, mode: Mode, passes: dict[Mode, list[Pass]], ceiling:
     counted = passes.get(mode.eager, mine)[0].counted
     if counted is not None:
         found |= {"forwards": counted.forwards, "share_matmul": counted.flops / seconds / ceiling}
+        found |= {"columns_read": counted.read / counted.forwards}
     reference = reference_of(mode, list(passes))
     return found if reference is None else found | ratios(passes[reference], mine)
 

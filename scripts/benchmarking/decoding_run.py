@@ -13,10 +13,10 @@ from cd4lm.training.throughput import wait
 
 
 class ForwardCounter:
-    """Context manager that counts forward passes, and the operations in them, by a hook on the model."""
+    """Context manager that counts forward passes, positions whose logits they give, and operations, by a hook."""
 
     def __init__(self, model):
-        self.model, self.forwards, self.flops = model, 0, 0.0
+        self.model, self.forwards, self.read, self.flops = model, 0, 0, 0.0
 
     def __enter__(self) -> "ForwardCounter":
         self.handle = self.model.register_forward_pre_hook(self.count, with_kwargs=True)
@@ -31,6 +31,7 @@ class ForwardCounter:
         keys = columns if cache is None else cache.keys.shape[3] - 1
         read = columns if at is None else at.shape[1]
         self.forwards += 1
+        self.read += read
         self.flops += cached_flops(self.model.config, rows, columns, keys, read, at is not None)
 
 
@@ -50,7 +51,7 @@ class Pass:
     counted: ForwardCounter | None
 
 
-def run_once(model, point: Point, mode: Mode, policy, on_done=lambda n: None) -> Pass:
+def run_once(model, point: Point, mode: Mode, on_done=lambda n: None) -> Pass:
     """Decode all prompts, synchronised at both ends."""
     device = next(model.parameters()).device
     joined, ended, parts = {}, {}, []
@@ -63,7 +64,7 @@ def run_once(model, point: Point, mode: Mode, policy, on_done=lambda n: None) ->
     with PeakMemory(device) as memory, nullcontext() if mode.compile else ForwardCounter(model) as counted:
         wait(device)
         start, cpu_start = time.perf_counter(), time.process_time()
-        for part in decode_stream(model, arriving(), policy, mode.config(point.config), batch_size=mode.batch):
+        for part in decode_stream(model, arriving(), mode.policy, mode.config(point.config), batch_size=mode.batch):
             ended |= dict.fromkeys(part.index.tolist(), time.perf_counter())
             parts.append(part)
             on_done(len(part.index))
@@ -73,22 +74,22 @@ def run_once(model, point: Point, mode: Mode, policy, on_done=lambda n: None) ->
     return Pass(DecodeResult.join(parts), seconds, cpu_seconds, latencies, memory.peak, counted)
 
 
-def warm_up(model, point: Point, mode: Mode, policy) -> None:
+def warm_up(model, point: Point, mode: Mode) -> None:
     """Every shape once where shapes are compiled or kernels loaded; elsewhere one block."""
     first = replace(point, prompts=point.prompts[: mode.batch])
     if not mode.compile and next(model.parameters()).device.type == "cpu":
         first = replace(first, config=replace(point.config, gen_length=point.config.block_length))
-    run_once(model, first, mode, policy)
+    run_once(model, first, mode)
     if mode.compile:
-        run_once(model, point, mode, policy)
+        run_once(model, point, mode)
 
 
-def kernel_seconds(model, point: Point, mode: Mode, policy) -> float | None:
+def kernel_seconds(model, point: Point, mode: Mode) -> float | None:
     """Seconds of GPU kernels in one pass over the prompts; None without a GPU."""
     if next(model.parameters()).device.type != "cuda":
         return None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        run_once(model, point, mode, policy)
+        run_once(model, point, mode)
     return sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
 
 

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from cd4lm.config import STRICT, Count, NotNegative, Number, Positive, Probability, Share, require
 from cd4lm.data.tiny_task import World
+from cd4lm.decoding.options import DecodingOptions
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -201,6 +202,7 @@ class CADEvalConfig:
     """Decode validation problems with CAD at every evaluation of a training run; the best checkpoint is kept by it.
 
     metric: module with score(row, response) -> bool. problems: the first so many rows of the validation split.
+    decoder: options of another decoder (cd4lm.decoding.options), null is CAD at the threshold.
     Best is the highest accuracy, then the fewest forward passes.
     """
 
@@ -210,6 +212,7 @@ class CADEvalConfig:
     threshold: Probability = 0.95
     block_length: Count = 32
     eos_hold_ratio: NotNegative = 0.0
+    decoder: DecodingOptions | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -218,6 +221,7 @@ class EvaluateConfig:
 
     split: `test` for the report; `validation` to choose settings, its results go to a folder of that name.
     fixed_steps: budgets of FixedSteps; thresholds: of CAD; headline: the threshold of the report's first sentence.
+    decoders: further ones, each the options (cd4lm.decoding.options) in which it differs from this section.
     margin: accuracy may fall this far under the teacher at one token per step and still count as equal.
     """
 
@@ -229,6 +233,7 @@ class EvaluateConfig:
     eos_hold_ratio: NotNegative = 0.0
     fixed_steps: tuple[Count, ...] = (256, 128, 64)
     thresholds: tuple[Probability, ...] = (0.95, 0.9, 0.8)
+    decoders: tuple[DecodingOptions, ...] = ()
     headline: Number = 0.95
     margin: Annotated[Number, Field(ge=0, lt=1)] = 0.01
     seed: int = 0

@@ -15,6 +15,7 @@ from cd4lm.decoding import (
     EntropyBounded,
     FactorAdaptive,
     FixedSteps,
+    MultiBlock,
     StepBudget,
     policies,
 )
@@ -27,6 +28,7 @@ PUBLISHED = (
     "use_dynamic=true,gen_length=256,block_length=32,confidence_threshold=0.95,min_tokens_per_step=1,"
     "max_tokens_per_step=32,eos_threshold_ratio=0.3"
 )
+MULTI = "multi_block_threshold=0.9,certainty=confidence,block_add_threshold=0.1,window=3"
 STORED = DecodingOptions(gen_length=64, block_length=16, confidence_threshold=0.8)
 BIDIRECTIONAL = LLaDAConfig(vocab_size=10, mask_token_id=9)
 BLOCK_CAUSAL = LLaDAConfig(vocab_size=10, mask_token_id=9, attention="block_causal", block_length=16)
@@ -52,6 +54,12 @@ class TestChoosing:
             ({"policy": "entropy_bounded", "max_steps_per_block": 3}, EntropyBounded(max_steps_per_block=3)),
             ({"entropy_bound": 0.5}, EntropyBounded(0.5)),
             ({"tokens_per_step": 3}, StepBudget(3)),
+            ({"policy": "multi_block"}, MultiBlock()),
+            ({"multi_block_threshold": 1, "window": 2}, MultiBlock(1, window=2)),
+            (
+                {"multi_block_threshold": 0.9, "certainty": "confidence", "block_add_threshold": 0.1},
+                MultiBlock(0.9, 0.1, certainty="confidence"),
+            ),
             ({"steps": 64}, FixedSteps(64)),
             ({"policy": "fixed", "remasking": "random"}, FixedSteps(256, "random")),
         ],
@@ -70,6 +78,9 @@ class TestChoosing:
         assert chosen(stored) == FactorAdaptive(1.7, max_tokens=8)
         assert chosen(stored, factor=0.5) == FactorAdaptive(0.5, max_tokens=8)
         assert chosen(stored, policy="cad") == ConfidenceAdaptive(0.9)  # the cap was factor's
+        stored = DecodingOptions(policy="multi_block", multi_block_threshold=0.9, certainty="confidence", window=2)
+        assert chosen(stored, window=3) == MultiBlock(0.9, certainty="confidence", window=3)
+        assert chosen(stored, policy="cad") == ConfidenceAdaptive()
 
     @pytest.mark.parametrize(
         "options,message",
@@ -80,6 +91,16 @@ class TestChoosing:
             ({"policy": "cad", "factor": 1.0}, "factor belongs to policy factor, not cad"),
             ({"steps": 8, "max_tokens_per_step": 2}, "max_tokens_per_step does not apply to policy fixed"),
             ({"factor": 1.0, "remasking": "random"}, "remasking does not apply to policy factor"),
+            (
+                {"policy": "multi_block", "max_tokens_per_step": 4},
+                "max_tokens_per_step does not apply to policy multi_b",
+            ),
+            ({"policy": "cad", "window": 2}, "window does not apply to policy cad"),
+            ({"multi_block_threshold": 0.5, "factor": 1.0}, "factor and multi_block_threshold belong to different"),
+            ({"multi_block_threshold": -1}, "threshold=-1.0 must be 0 or above"),
+            ({"policy": "multi_block", "certainty": "margin"}, "certainty='margin' is unknown"),
+            ({"policy": "multi_block", "window": 0}, "window=0 must be at least 1"),
+            ({"policy": "multi-block"}, "did you mean multi_block?"),
             ({"confidence_threshold": 1.5}, "threshold=1.5"),
             ({"factor": "one"}, "factor='one' must be"),
             ({"steps": 2.5}, "steps=2.5 must be"),
@@ -146,6 +167,25 @@ class TestDecoder:
         assert found.policy == ConfidenceAdaptive(0.8)
         assert (found.config.gen_length, found.config.block_length) == (64, 16)
 
+    def test_the_name_says_what_is_not_the_default(self):
+        assert decoder("multi_block_threshold=0.5").name == "multi_block, multi_block_threshold=0.5"
+        wanted = "multi_block, multi_block_threshold=0.9, certainty=confidence, block_add_threshold=0.1, window=3"
+        assert decoder(MULTI).name == wanted
+        assert decoder("steps=16,remasking=random").name == "fixed, steps=16, remasking=random"
+
+    def test_several_open_blocks_and_caches(self):
+        assert (
+            decoder(MULTI).config.cache == "none" and decoder(MULTI, model_config=BLOCK_CAUSAL).config.cache == "block"
+        )
+        with pytest.raises(ValueError, match="cache='dual' keeps keys and values around one block"):
+            decoder(f"{MULTI},cache=dual")
+        with pytest.raises(ValueError, match="window=5 is larger than the canvas: gen_length=64 has 4 blocks"):
+            decoder("policy=multi_block,window=5")
+
+    def test_completed_with_what_is_not_said(self):
+        base = DecodingOptions(gen_length=64, temperature=0.5)
+        assert DecodingOptions(temperature=0.0, steps=8).completed(base) == replace(base, temperature=0.0, steps=8)
+
     def test_fixed_steps(self):
         assert decoder("use_dynamic=false").policy == FixedSteps(64)
         assert decoder("use_dynamic=false,steps=16,remasking=random").policy == FixedSteps(16, "random")
@@ -159,7 +199,9 @@ class TestDecoder:
         with pytest.raises(ValueError, match="needs a block-causal checkpoint"):
             decoder("cache=block")
 
-    @pytest.mark.parametrize("text", [PUBLISHED, "steps=32", "tokens_per_step=2,cache=dual,refresh_interval=2", ""])
+    @pytest.mark.parametrize(
+        "text", [PUBLISHED, "steps=32", "tokens_per_step=2,cache=dual,refresh_interval=2", MULTI, ""]
+    )
     def test_what_a_record_says_gives_the_same_decoder_again(self, text):
         found = decoder(text)
         again = DecodingOptions.parse(json.loads(json.dumps(found.about()))).decoder(BIDIRECTIONAL, (7,))

@@ -136,6 +136,19 @@ def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
     assert exact["speedup"] == [1.0] and len(block["speedup"]) == 1
 
 
+def test_several_open_blocks_beside_one(monkeypatch, tmp_path):
+    few = "--prompts 2 --batch 1 2 --repeats 1 --attention block_causal --threshold 0.95 --block_add_threshold 0.1"
+    modes = "--modes exact multi_block multi_block_cached"
+    command(monkeypatch, f"{SMALL} {few} {modes} --output_dir {tmp_path}")
+    benchmark_decoding.main()
+    records = {(r["mode"], r["batch"]): r for r in json.loads((tmp_path / "decoding.json").read_text())["records"]}
+    for batch in (1, 2):
+        exact, several, cached = (records[m, batch] for m in ("exact", "multi_block", "multi_block_cached"))
+        assert exact["columns_read"] == 16 < several["columns_read"] == cached["columns_read"] <= 32
+        assert several["nfe"] == cached["nfe"] < exact["nfe"]
+        assert several["agreement"] == cached["agreement"]
+
+
 @pytest.mark.parametrize(
     "words,message",
     [
@@ -151,6 +164,8 @@ def test_the_exact_cache_is_compared_with_no_cache(monkeypatch, tmp_path):
         ("--shape tiny --modes exact --refresh_interval 4", "--refresh_interval needs prefix or dual"),
         ("--shape tiny --refresh_interval 0 -1", "refresh_interval=-1"),
         ("--shape tiny --threshold 2", "threshold=2"),
+        ("--shape tiny --modes multi_block --block_add_threshold 0", "block_add_threshold=0.0 is not a share"),
+        ("--shape tiny --modes multi_block_cached", "cache='block' needs a block-causal checkpoint"),
         ("--shape tiny --data x.jsonl", "--data needs --model_path"),
         ("--model_path nowhere", "--model_path needs --data"),
         ("--model_path nowhere --data nowhere.jsonl", "nowhere.jsonl does not exist"),

@@ -2,16 +2,20 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import TrainingArguments
 
+from cd4lm.config import build
 from cd4lm.data.examples import AnswerCollator, AnswerDataset, encode_prompt, end_ids
 from cd4lm.data.tiny_task import make_row
-from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, decode
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, MultiBlock, decode
 from cd4lm.model import LLaDAModelLM
-from cd4lm.settings import CADEvalConfig, DSCDConfig, FormatConfig
-from cd4lm.training.cad_eval import CADEvaluator, ranking, score_of
+from cd4lm.settings import CADEvalConfig, DSCDConfig, ExperimentConfig, FormatConfig
+from cd4lm.training.cad_eval import CADEvaluator, decoder_of, ranking, score_of
 from cd4lm.training.consistency_loss import DSCDTrainer
+from cd4lm.training.train import build_trainer
 from tests.conftest import ROOT
+from tests.training.worlds import settings, write_teacher_and_data
 
 TEACHER = ROOT / "checkpoints/tiny_teacher"
 FORM = FormatConfig(answer_length=40, max_length=128)
@@ -72,6 +76,35 @@ def test_it_is_logged_as_a_curve_and_the_best_checkpoint_is_kept_by_it(tmp_path,
     assert len(curve) == 2 and curve[0] > curve[1]
     assert trainer.state.best_global_step == 1
     assert trainer.cad_eval.measure(trainer)["eval_cad_accuracy"] == pytest.approx(curve[0])
+
+
+def test_another_decoder_than_cad(tokenizer, student):
+    """Named by its options, with canvas and blocks of the section unless it says otherwise."""
+    config = build(CADEvalConfig, {"block_length": 20, "decoder": {"policy": "multi_block", "window": 2}}, "cad_eval.")
+    decoder = decoder_of(config, FORM, student.config, tokenizer)
+    assert decoder.policy == MultiBlock(window=2)
+    assert (decoder.config.gen_length, decoder.config.block_length) == (40, 20)
+    evaluator = CADEvaluator(ROWS[:4], tokenizer, FORM, config, score_of("cd4lm.data.tiny_task"))
+    right, nfe, _ = evaluator.decode(student.eval(), ROWS[:4], quiet=True).tolist()
+    prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in ROWS[:4]]
+    assert nfe == decode(student, prompts, MultiBlock(window=2), decoder.config).nfe.sum() and right >= 3
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"policy": "multi_block", "window": 3}, "window=3 is larger than the canvas"),
+        ({"multi_block_threshold": -1}, "threshold=-1.0 must be 0 or above"),
+        ({"confidence_threshold": 0.9, "cache": "block"}, "needs a block-causal checkpoint"),
+    ],
+)
+def test_a_decoder_that_cannot_be_used_is_refused_before_the_weights_are_read(tmp_path, options, message):
+    write_teacher_and_data(tmp_path)
+    save_file({"nothing": torch.zeros(1)}, tmp_path / "teacher/model.safetensors")
+    cad_eval = {"metric": "cd4lm.data.tiny_task", "problems": 4, "block_length": 20, "decoder": options}
+    experiment = build(ExperimentConfig, settings(tmp_path, "run") | {"cad_eval": cad_eval})
+    with pytest.raises(ValueError, match=message):
+        build_trainer(experiment, tmp_path / "run")
 
 
 def test_more_right_answers_win_and_among_equals_fewer_passes():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         EntropyBounded,
         FactorAdaptive,
         FixedSteps,
+        MultiBlock,
         StepBudget,
     )
     from cd4lm.decoding.result import DecodeResult
@@ -42,6 +43,7 @@ __all__ = [
     "FactorAdaptive",
     "FixedSteps",
     "Generation",
+    "MultiBlock",
     "StepBudget",
     "decode",
     "decode_stream",

@@ -31,10 +31,19 @@ class NoCache:
     def __init__(self, config):
         self.config = config
 
-    def plan(self, blocks: Sequence[int], refresh: Sequence[bool], L: int, split: bool) -> tuple[Group, ...]:
+    def plan(
+        self,
+        blocks: Sequence[int],
+        refresh: Sequence[bool],
+        L: int,
+        split: bool,
+        window: int = 1,
+        gained: Sequence[int] = (),
+    ) -> tuple[Group, ...]:
         """The forwards of the coming step, given each row's block and whether its whole canvas is to be recomputed.
 
         split: rows that refresh may have a forward of their own; without it one forward of one shape serves all.
+        window: open blocks of the row with the most; gained: blocks that each row's last step finished.
         """
         return (Group(None, L, True),)
 
@@ -97,7 +106,7 @@ class PrefixCache(NoCache):
         start = at[:, :1]
         return (torch.zeros_like(start), group.width) if group.full else (start - before, group.width + before)
 
-    def plan(self, blocks: Sequence[int], refresh: Sequence[bool], L: int, split: bool) -> tuple[Group, ...]:
+    def plan(self, blocks, refresh, L, split, window=1, gained=()) -> tuple[Group, ...]:
         n = len(blocks)
         if all(refresh) or (any(refresh) and not split):
             return (Group(None, L, True),)
@@ -171,18 +180,17 @@ class DualCache(PrefixCache):
 
 
 class BlockCache(PrefixCache):
-    """Exact on a block-causal model: keep keys and values of prompt and finished blocks, recompute the current one.
+    """Exact on a block-causal model: keep keys and values of prompt and finished blocks, recompute the open ones.
 
-    A block's first step also recomputes the block before, whose last step still ran with masks; a row's first its
-    prompt. Columns after the current block are never computed.
+    A block that the last step finished was computed with masks: the next step recomputes it too, and so does a row's
+    first with its prompt. An open block may be finished before the one before it; it is not kept until that is too,
+    since its keys and values still change. Columns after the open blocks are never computed.
     """
 
-    def plan(self, blocks: Sequence[int], refresh: Sequence[bool], L: int, split: bool) -> tuple[Group, ...]:
-        b = self.config.block_length
-        widths = [
-            (2 * b if block > 0 else L - self.config.gen_length + b) if starts else b
-            for block, starts in zip(blocks, refresh, strict=True)
-        ]
+    def plan(self, blocks, refresh, L, split, window=1, gained=()) -> tuple[Group, ...]:
+        b, P = self.config.block_length, L - self.config.gen_length
+        first = [starts and block == 0 for block, starts in zip(blocks, refresh, strict=True)]
+        widths = [window * b + (P if new else b * more) for new, more in zip(first, gained, strict=True)]
         if not split or len(set(widths)) == 1:
             return (Group(None, max(widths), False),)
         rows_of = {width: tuple(i for i, w in enumerate(widths) if w == width) for width in widths}

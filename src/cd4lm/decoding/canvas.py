@@ -16,12 +16,15 @@ from cd4lm.decoding.result import DecodeResult
 
 @dataclass
 class Row:
-    """A row as the host sees it, without asking the device: its prompt, what seeds it, its block and step."""
+    """A row as the host sees it, without asking the device: its prompt, what seeds it, its first unfinished block, how
+    many blocks it has open and how many its last step finished, its step within the block and steps in all."""
 
     index: int
     prompt: torch.Tensor
     row_id: int
     block: int = 0
+    window: int = 1
+    gained: int = 0
     step: int = 0
     taken: int = 0
 
@@ -38,8 +41,8 @@ class Canvas:
     real: torch.Tensor  # (n, L) int64, 0 = padding before the prompt
     columns: torch.Tensor  # (n, S) where the positions to decode are in x, counted from its end: -G .. -1 come last
     masked: torch.Tensor  # (n, S) bool, not yet committed
-    block: torch.Tensor  # (n,) current block, 0 = the answer's first, negative = masks of the prompt
-    step: torch.Tensor  # (n,) step within the block
+    block: torch.Tensor  # (n,) first unfinished block, 0 = the answer's first, negative = masks of the prompt
+    step: torch.Tensor  # (n,) step since a block was finished
     nfe: torch.Tensor  # (n,)
     commit_step: torch.Tensor  # (n, S)
     confidence: torch.Tensor  # (n, S) float32
@@ -133,6 +136,21 @@ def first_true(flags: torch.Tensor) -> torch.Tensor:
 def first_eos(canvas: Canvas, eos_ids: torch.Tensor) -> torch.Tensor:
     """Place in the answer of the first committed EOS, or G: (n,)."""
     return first_true(is_eos(canvas.answer(), eos_ids) & ~canvas.masked[:, -canvas.gen_length :])
+
+
+def block_places(canvas: Canvas, b: int) -> torch.Tensor:
+    """Which block each position to decode is in, (n, S), counted from the first that a row of this width can have."""
+    places = torch.arange(canvas.masked.shape[1], device=canvas.x.device) + canvas.offset[:, None]
+    return places.div(b, rounding_mode="floor")
+
+
+def committed_share(canvas: Canvas, b: int) -> torch.Tensor:
+    """Committed share of the tokens to decode of each block, float64 (n, K); 1 where a block has none."""
+    n, S = canvas.masked.shape
+    counts, places = canvas.block.new_zeros(n, S // b + 1), block_places(canvas, b)
+    left = counts.scatter_add(1, places, canvas.masked.long())
+    done = counts.scatter_add(1, places, (canvas.commit_step >= 0).long())
+    return torch.where(left > 0, done.double() / (left + done), 1.0)
 
 
 def fill_after_eos(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -60,18 +60,24 @@ class Batch:
     def step(self, on_step: Callable[[Canvas], None] | None) -> DecodeResult | None:
         """One step of every row; the rows that it finishes leave and are returned."""
         refresh = [refresh_due(row.step, self.config) for row in self.rows]
-        blocks = [row.block for row in self.rows]
-        plan = self.cache.plan(blocks, refresh, self.canvas.x.shape[1], split=self.runner is None)
-        report = advance(self.stage, plan) if self.runner is None else self.runner.step(self.stage, plan)
+        blocks, gained = ([vars(row)[name] for row in self.rows] for name in ("block", "gained"))
+        window = max(row.window for row in self.rows)
+        if self.runner is not None:
+            window = self.runner.window(window, self.canvas)
+        L = self.canvas.x.shape[1]
+        plan = self.cache.plan(blocks, refresh, L, split=self.runner is None, window=window, gained=gained)
+        step = advance if self.runner is None else self.runner.step
+        report = step(self.stage, plan, window)
         if on_step is not None:
             on_step(self.canvas.take(slice(0, len(self.rows))))
-        status, blocks, steps = report.tolist()  # the step's one wait for the device
-        for row, code, block, step in zip(self.rows, status, blocks, steps, strict=False):
+        status, *states = report.tolist()  # the step's one wait for the device
+        for row, code, block, step, opened in zip(self.rows, status, *states, strict=False):
             if code == BROKEN:
                 raise FloatingPointError(
                     f"logits of prompt {row.index} are not finite at step {row.taken + 1}: check the weights and the dtype"
                 )
-            row.block, row.step, row.taken = block, step, row.taken + 1
+            row.gained, row.block, row.window = block - row.block, block, opened
+            row.step, row.taken = step, row.taken + 1
         status = status[: len(self.rows)]
         return self.leave(status) if FINISHED in status else None
 

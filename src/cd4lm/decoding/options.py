@@ -23,45 +23,70 @@ from cd4lm.io import write_json
 FILE = "generation_config.json"
 
 
+# Options that several policies share, by their parameter there.
+LIMITS = {
+    "min_tokens_per_step": "min_tokens",
+    "max_tokens_per_step": "max_tokens",
+    "max_steps_per_block": "max_steps_per_block",
+}
+
+
 class Entry(NamedTuple):
-    """A policy: its class in policies.py, and what its main parameter is called there, as an option and in help texts."""
+    """A policy: its class in policies.py, and what its main parameter is called there, as an option and in help texts.
+
+    others: its further options, by their parameter.
+    """
 
     policy: str
     field: str
     option: str
     help: str
+    others: Mapping[str, str] = {}
 
 
 POLICIES = {
-    "fixed": Entry("FixedSteps", "steps", "steps", "steps over the whole answer, each committing an equal share"),
+    "fixed": Entry(
+        "FixedSteps",
+        "steps",
+        "steps",
+        "steps over the whole answer, each committing an equal share",
+        {"remasking": "remasking"},
+    ),
     "budget": Entry("StepBudget", "tokens", "tokens_per_step", "tokens committed at every step"),
     "cad": Entry(
-        "ConfidenceAdaptive", "threshold", "confidence_threshold", "commit tokens whose confidence is at least this"
+        "ConfidenceAdaptive",
+        "threshold",
+        "confidence_threshold",
+        "commit tokens whose confidence is at least this",
+        LIMITS,
     ),
     "entropy": Entry(
         "EntropyAdaptive",
         "threshold",
         "entropy_threshold",
         "commit tokens whose negative entropy (nats) is at least this",
+        LIMITS,
     ),
     "factor": Entry(
-        "FactorAdaptive", "factor", "factor", "commit n tokens while (n + 1)(1 - n-th confidence) < factor"
+        "FactorAdaptive", "factor", "factor", "commit n tokens while (n + 1)(1 - n-th confidence) < factor", LIMITS
     ),
     "entropy_bounded": Entry(
         "EntropyBounded",
         "gamma",
         "entropy_bound",
         "commit tokens whose entropies, less the largest, sum to at most this",
+        LIMITS,
+    ),
+    "multi_block": Entry(
+        "MultiBlock",
+        "threshold",
+        "multi_block_threshold",
+        "commit tokens of all open blocks whose entropy (nats) is at most this, or confidence at least",
+        {name: name for name in ("certainty", "block_add_threshold", "decoded_token_threshold", "window")},
     ),
 }
 DEFAULT_POLICY = "cad"
-# Options that only some policies have, by their parameter there.
-LIMITS = {
-    "min_tokens_per_step": "min_tokens",
-    "max_tokens_per_step": "max_tokens",
-    "max_steps_per_block": "max_steps_per_block",
-}
-ADAPTIVE = ("cad", "entropy", "factor", "entropy_bounded")
+OTHERS = tuple(dict.fromkeys(option for entry in POLICIES.values() for option in entry.others))
 # The others by their name in DecodeConfig, which has the defaults.
 SETTINGS = {
     name: name
@@ -69,7 +94,7 @@ SETTINGS = {
 }
 SETTINGS |= {"eos_threshold_ratio": "eos_hold_ratio", "infill": "infill", "compile": "compile", "seed": "seed"}
 # What a checkpoint's generation_config.json may say; transformers keeps the other names of that file for itself.
-STORED = ("policy", "remasking", *(entry.option for entry in POLICIES.values()), *LIMITS, "gen_length", "block_length")
+STORED = ("policy", *(entry.option for entry in POLICIES.values()), *OTHERS, "gen_length", "block_length")
 
 
 @plain_dataclass(frozen=True)
@@ -85,19 +110,16 @@ class Decoder:
 
     @property
     def name(self) -> str:
-        """The policy in the words of its options: main parameter, and limits that are not their default."""
-        entry = POLICIES[self.policy_name]
-        words = [f"{entry.option}={vars(self.policy)[entry.field]:g}"]
-        if self.policy_name in ADAPTIVE:
-            usual = vars(type(self.policy)())
-            limits = [(option, vars(self.policy)[field], usual[field]) for option, field in LIMITS.items()]
-            words += [f"{option}={value}" for option, value, default in limits if value != default]
+        """The policy in the words of its options: main parameter, and others that are not their default."""
+        entry, own, usual = POLICIES[self.policy_name], vars(self.policy), vars(type(self.policy)())
+        words = [f"{entry.option}={own[entry.field]:g}"]
+        words += [f"{option}={own[field]}" for option, field in entry.others.items() if own[field] != usual[field]]
         return f"{self.policy_name}, {', '.join(words)}"
 
     def about(self) -> dict:
         """Every option with its value, as a run's record keeps it; DecodingOptions.parse reads it again."""
         entry = POLICIES[self.policy_name]
-        own = {entry.field: entry.option} | ({field: option for option, field in LIMITS.items()})
+        own = {entry.field: entry.option} | {field: option for option, field in entry.others.items()}
         found = {"policy": self.policy_name}
         found |= {own.get(name, name): value for name, value in vars(self.policy).items()}
         return found | {option: vars(self.config)[name] for option, name in SETTINGS.items()}
@@ -123,6 +145,11 @@ class DecodingOptions:
     min_tokens_per_step: int | None = None
     max_tokens_per_step: int | None = None
     max_steps_per_block: int | None = None
+    multi_block_threshold: Number | None = None
+    certainty: str | None = None
+    block_add_threshold: Number | None = None
+    decoded_token_threshold: Number | None = None
+    window: int | None = None
     use_dynamic: bool | None = None
     gen_length: int | None = None
     block_length: int | None = None
@@ -164,6 +191,10 @@ class DecodingOptions:
         said = {name: vars(self)[name] for name in STORED if vars(self)[name] is not None}
         write_json(Path(folder) / FILE, others | said)
 
+    def completed(self, base: "DecodingOptions") -> "DecodingOptions":
+        """These options, and those of `base` that are not said here."""
+        return replace(base, **{name: value for name, value in vars(self).items() if value is not None})
+
     def chosen_policy(self, stored: "DecodingOptions") -> str:
         """The policy that is meant: the one named, else the one whose main parameter is given, else the stored one."""
         given = [name for name, entry in POLICIES.items() if vars(self)[entry.option] is not None]
@@ -179,7 +210,7 @@ class DecodingOptions:
         return named
 
     def make_policy(self, stored: "DecodingOptions", gen_length: int):
-        """The policy; what is not said comes from `stored`, whose limits hold for its own policy only.
+        """The policy; what is not said comes from `stored`, whose further options hold for its own policy only.
 
         Without steps, `fixed` commits one of the gen_length tokens per step. Raises ValueError for options that
         contradict each other or do not apply.
@@ -188,13 +219,11 @@ class DecodingOptions:
 
         name = self.chosen_policy(stored)
         entry = POLICIES[name]
-        limits = LIMITS if name in ADAPTIVE else {"remasking": "remasking"} if name == "fixed" else {}
-        for option in (*LIMITS, "remasking"):
-            require(
-                vars(self)[option] is None or option in limits, f"{option} does not apply to policy {name}: drop it"
-            )
+        for option in OTHERS:
+            fits = vars(self)[option] is None or option in entry.others
+            require(fits, f"{option} does not apply to policy {name}: drop it")
         values = {"steps": gen_length} if name == "fixed" else {}
-        for option, field in {entry.option: entry.field, **limits}.items():
+        for option, field in {entry.option: entry.field, **entry.others}.items():
             same = option == entry.option or name == (stored.policy or DEFAULT_POLICY)
             value = vars(stored)[option] if vars(self)[option] is None and same else vars(self)[option]
             if value is not None:
@@ -261,6 +290,10 @@ HELP = {entry.option: f"{name}: {entry.help}" for name, entry in POLICIES.items(
     "min_tokens_per_step": "least tokens per step (default 1)",
     "max_tokens_per_step": "most tokens per step (default 32)",
     "max_steps_per_block": "steps after which the rest of a block is committed at once (default: no limit)",
+    "certainty": "multi_block: entropy (default) or confidence",
+    "block_add_threshold": "multi_block: open a block when this share of the one before is committed (default 0.5)",
+    "decoded_token_threshold": "multi_block: share from which the next block is fully active; changes no answer",
+    "window": "multi_block: most blocks open at once (default: no limit)",
     "gen_length": "length of the answer in tokens",
     "block_length": "tokens per block",
     "temperature": "0 is greedy (default); above 0 samples",

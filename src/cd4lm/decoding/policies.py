@@ -1,17 +1,18 @@
-"""Which masked positions of the current block to commit at a step. A new decoding method is a new policy here and an
+"""Which masked positions of the open blocks to commit at a step. A new decoding method is a new policy here and an
 entry in options.py.
 
-Letters: n active rows, b block length, V vocabulary. A policy scores positions (higher commits first), says how many
-to commit, and may close a block, that is, commit whatever is left. The engine does the rest.
+Letters: n active rows, b positions of the open blocks (the block length where one is open), K blocks, V vocabulary. A
+policy scores positions (higher commits first), says how many to commit, may close a block, that is, commit whatever is
+left, and may have several blocks open. The engine does the rest.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
+from cd4lm.decoding.canvas import first_true
 from cd4lm.decoding.config import DecodeConfig
 from cd4lm.diffusion.noise import row_keys, uniform
 from cd4lm.diffusion.sampling import negative_entropy
@@ -19,10 +20,11 @@ from cd4lm.diffusion.sampling import negative_entropy
 
 @dataclass(frozen=True)
 class BlockView:
-    """The current block of every active row, after the forward pass of a step.
+    """The open blocks of every active row, after the forward pass of a step.
 
-    logits (n, b, V); confidence (n, b) float32, the softmax probability of the proposed token; masked (n, b) bool;
-    candidates (n, b) bool, masked and not held back; step (n,), 0 at the block's first; keys (n,) for random numbers.
+    logits (n, b, V); confidence (n, b) float32, the softmax probability of the proposed token; masked (n, b) bool, in an
+    open block and not committed; candidates (n, b) bool, masked and not held back; step (n,), 0 at the first one after
+    a block was finished; keys (n,) for random numbers.
     """
 
     logits: torch.Tensor
@@ -33,18 +35,48 @@ class BlockView:
     keys: torch.Tensor
 
 
-class Policy(Protocol):
-    def check(self, config: DecodeConfig) -> None: ...
+@dataclass(frozen=True)
+class SeveralBlocksView(BlockView):
+    """What a policy that opens several blocks sees too.
 
-    def score(self, view: BlockView) -> torch.Tensor: ...
+    share (n, K) float64, the committed share of every block; block (n, b), which of them a position is in.
+    """
 
-    def count(self, score: torch.Tensor, view: BlockView, config: DecodeConfig) -> torch.Tensor: ...
+    share: torch.Tensor
+    block: torch.Tensor
 
-    def closes(self, view: BlockView, config: DecodeConfig) -> torch.Tensor: ...
+
+class Policy:
+    """What the engine asks of a policy; one block at a time unless opens_several."""
+
+    opens_several = False  # whether `reach` and `forced` say something
+
+    def check(self, config: DecodeConfig) -> None:
+        """Raise ValueError for settings that do not fit this policy."""
+
+    def score(self, view: BlockView) -> torch.Tensor:
+        """The order of commitment, (n, b), the highest first."""
+        raise NotImplementedError
+
+    def count(self, score: torch.Tensor, view: BlockView, config: DecodeConfig) -> torch.Tensor:
+        """How many of the highest-scoring candidates to commit, (n,)."""
+        raise NotImplementedError
+
+    def closes(self, view: BlockView, config: DecodeConfig) -> torch.Tensor:
+        """Rows (n,) bool whose masked positions are all committed now."""
+        return torch.zeros_like(view.step, dtype=torch.bool)
+
+    def reach(self, share: torch.Tensor) -> torch.Tensor:
+        """How many of a row's blocks, from its first, are finished or open, given their committed shares (n, K): (n,)."""
+        raise NotImplementedError
+
+    def forced(self, view: SeveralBlocksView) -> torch.Tensor:
+        """Positions (n, b) bool of which at least one candidate is committed whatever the count says."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class FixedSteps:
+class FixedSteps(Policy):
     """Commit an equal share of the block at each of steps/blocks steps (LLaDA, low-confidence or random remasking)."""
 
     steps: int = 256
@@ -79,7 +111,7 @@ class FixedSteps:
 
 
 @dataclass(frozen=True)
-class StepBudget:
+class StepBudget(Policy):
     """Commit the same number of most confident tokens at every step, whatever the block length and the confidence."""
 
     tokens: int = 2
@@ -88,21 +120,15 @@ class StepBudget:
         if self.tokens < 1:
             raise ValueError(f"tokens={self.tokens} per step must be at least 1")
 
-    def check(self, config: DecodeConfig) -> None:
-        """Any block length will do."""
-
     def score(self, view: BlockView) -> torch.Tensor:
         return view.confidence
 
     def count(self, score: torch.Tensor, view: BlockView, config: DecodeConfig) -> torch.Tensor:
         return torch.full_like(view.step, self.tokens)
 
-    def closes(self, view: BlockView, config: DecodeConfig) -> torch.Tensor:
-        return torch.zeros_like(view.step, dtype=torch.bool)
-
 
 @dataclass(frozen=True)
-class Adaptive:
+class Adaptive(Policy):
     """Commit as many of the highest-scoring candidates as `accepted` says, between min_tokens and max_tokens per step.
 
     After max_steps_per_block steps the next one commits all that is left of the block.
@@ -118,9 +144,6 @@ class Adaptive:
         if self.max_steps_per_block is not None and self.max_steps_per_block < 1:
             raise ValueError(f"max_steps_per_block={self.max_steps_per_block} must be at least 1, or None for no limit")
 
-    def check(self, config: DecodeConfig) -> None:
-        """Any block length will do."""
-
     def accepted(self, score: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """How many candidates (n, b) of each row pass the policy's rule, before the limits: (n,)."""
         raise NotImplementedError
@@ -130,7 +153,7 @@ class Adaptive:
 
     def closes(self, view: BlockView, config: DecodeConfig) -> torch.Tensor:
         if self.max_steps_per_block is None:
-            return torch.zeros_like(view.step, dtype=torch.bool)
+            return super().closes(view, config)
         return view.step >= self.max_steps_per_block
 
 
@@ -217,3 +240,69 @@ class EntropyBounded(Adaptive):
         H = (-score).masked_fill(~candidates, float("inf")).sort(dim=1).values  # (n, b), ascending
         others = F.pad(H[:, :-1].cumsum(dim=1), (1, 0))  # (n, b): the sum without the set's largest, its last
         return ((others <= self.gamma) & H.isfinite()).sum(dim=1)
+
+
+CERTAINTIES = ("entropy", "confidence")
+
+
+@dataclass(frozen=True)
+class MultiBlock(Policy):
+    """Several blocks open at once: d3LLM's rule (arXiv 2601.07568), TAD's (2605.09536), nearly D2F's (2508.09192).
+
+    Block i + 1 opens when block i has committed a share block_add_threshold of its tokens and is fully active from
+    decoded_token_threshold on. Every position of an open block whose entropy (nats) is at most the threshold is
+    committed, always the least entropic of all, and at least one of the first unfinished fully active block. That is
+    the first unfinished block, since the one before it is finished: decoded_token_threshold, which the published program
+    has, changes no answer. (In D2F every fully active block commits one.) Which blocks are open follows from the counts
+    of committed tokens alone, so there is no state.
+    certainty: with `confidence` positions whose confidence is at least the threshold are committed, as in CAD.
+    window: most blocks, from the first unfinished one on, that may be open; None = as many as the shares open.
+    """
+
+    threshold: float = 0.5
+    block_add_threshold: float = 0.5
+    decoded_token_threshold: float = 0.5
+    certainty: str = field(default="entropy", kw_only=True)
+    window: int | None = field(default=None, kw_only=True)
+
+    opens_several = True
+
+    def __post_init__(self):
+        if self.certainty not in CERTAINTIES:
+            raise ValueError(f"certainty={self.certainty!r} is unknown: use {' or '.join(CERTAINTIES)}")
+        if self.certainty == "entropy" and not 0 <= self.threshold < math.inf:
+            raise ValueError(f"threshold={self.threshold} must be 0 or above: it is an entropy in nats")
+        if self.certainty == "confidence" and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold} is not a probability: use a value in (0, 1]")
+        for name in ("block_add_threshold", "decoded_token_threshold"):
+            if not 0 < vars(self)[name] <= 1:
+                raise ValueError(f"{name}={vars(self)[name]} is not a share of a block: use a value in (0, 1]")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1 block, or None for no limit")
+
+    def check(self, config: DecodeConfig) -> None:
+        if self.window is not None and self.window > config.blocks:
+            raise ValueError(
+                f"window={self.window} is larger than the canvas: gen_length={config.gen_length} has {config.blocks} "
+                "blocks, lower it or leave it out"
+            )
+        if config.cache in ("prefix", "dual"):
+            raise ValueError(
+                f"cache={config.cache!r} keeps keys and values around one block, several are open here: use cache='none', "
+                "or 'block' with a block-causal checkpoint"
+            )
+
+    def score(self, view: BlockView) -> torch.Tensor:
+        return negative_entropy(view.logits) if self.certainty == "entropy" else view.confidence
+
+    def count(self, score: torch.Tensor, view: BlockView, config: DecodeConfig) -> torch.Tensor:
+        least = -self.threshold if self.certainty == "entropy" else self.threshold
+        return ((score >= least) & view.candidates).sum(dim=1).clamp(min=1)
+
+    def reach(self, share: torch.Tensor) -> torch.Tensor:
+        opened = first_true(share < self.block_add_threshold) + 1
+        return opened if self.window is None else torch.minimum(opened, first_true(share < 1) + self.window)
+
+    def forced(self, view: SeveralBlocksView) -> torch.Tensor:
+        active = F.pad(view.share[:, :-1] >= self.decoded_token_threshold, (1, 0), value=True)
+        return view.block == first_true(active & (view.share < 1))[:, None]

@@ -39,6 +39,10 @@ class StaticRunner:
         """Columns of the bucket that holds a canvas."""
         return -(-columns // self.config.length_bucket) * self.config.length_bucket
 
+    def window(self, blocks: int, canvas: Canvas) -> int:
+        """Blocks that a step looks at so that few shapes are compiled: a power of two, or all that the canvas has."""
+        return min(1 << (blocks - 1).bit_length(), canvas.masked.shape[1] // self.config.block_length)
+
     def place(self, stage: Stage) -> Stage:
         """Move rows and their cache into the buffers of their shape, with rows that only fill the batch after them."""
         model, canvas = stage.model, stage.canvas
@@ -58,26 +62,26 @@ class StaticRunner:
         own.copy_(cache)
         return replace(stage, canvas=place, cache=own, eos_ids=self.eos_ids, padded=True, forward=self.predict)
 
-    def step(self, stage: Stage, plan: tuple[Group, ...]) -> torch.Tensor:
+    def step(self, stage: Stage, plan: tuple[Group, ...], window: int) -> torch.Tensor:
         """One step of the staged rows, in place; returns what `advance` does."""
-        return advance(stage, plan) if self.pool is None else self.replay(stage, plan)
+        return advance(stage, plan, window) if self.pool is None else self.replay(stage, plan, window)
 
-    def replay(self, stage: Stage, plan: tuple[Group, ...]) -> torch.Tensor:
+    def replay(self, stage: Stage, plan: tuple[Group, ...], window: int) -> torch.Tensor:
         """The step as a CUDA graph: the first of its shape runs as it is, the second is captured."""
-        key = (*stage.canvas.x.shape, stage.canvas.masked.shape[1], plan)
+        key = (*stage.canvas.x.shape, stage.canvas.masked.shape[1], plan, window)
         if key not in self.warm:
             # What capture cannot hold happens here: compiling, library handles and workspaces, off the main stream.
             self.warm.add(key)
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                report = advance(stage, plan)
+                report = advance(stage, plan, window)
             torch.cuda.current_stream().wait_stream(side)
             return report
         if key not in self.graphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self.pool):
-                report = advance(stage, plan)
+                report = advance(stage, plan, window)
             self.graphs[key] = (graph, report)
         graph, report = self.graphs[key]
         graph.replay()

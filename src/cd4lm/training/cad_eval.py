@@ -10,7 +10,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cd4lm.config import require
 from cd4lm.data.examples import encode_prompt, end_ids
-from cd4lm.decoding import DecodingOptions, generate
+from cd4lm.decoding import Decoder, DecodingOptions, generate
 from cd4lm.settings import CADEvalConfig, FormatConfig
 
 
@@ -30,6 +30,15 @@ def ranking(accuracy: float, nfe: float, gen_length: int, problems: int) -> floa
     accuracy: share of right answers; nfe: mean per answer, at most gen_length.
     """
     return accuracy - nfe / ((gen_length + 1) * problems)
+
+
+def decoder_of(config: CADEvalConfig, form: FormatConfig, model_config, tokenizer) -> Decoder:
+    """What answers are decoded with. Raises ValueError for what cannot be decoded."""
+    base = DecodingOptions(
+        gen_length=form.answer_length, block_length=config.block_length, eos_threshold_ratio=config.eos_hold_ratio
+    )
+    options = config.decoder or DecodingOptions(confidence_threshold=config.threshold)
+    return options.completed(base).decoder(model_config, end_ids(tokenizer))
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,7 @@ class CADEvaluator:
 
     def decode(self, model, rows: Sequence[dict], quiet: bool) -> torch.Tensor:
         """Sums over rows of right answers, forward passes and tokens before EOS: (3,) float64."""
-        options = DecodingOptions(
-            confidence_threshold=self.config.threshold,
-            gen_length=self.form.answer_length,
-            block_length=self.config.block_length,
-            eos_threshold_ratio=self.config.eos_hold_ratio,
-        )
-        decoder = options.decoder(model.config, end_ids(self.tokenizer))
+        decoder = decoder_of(self.config, self.form, model.config, self.tokenizer)
         prompts = [
             torch.tensor(encode_prompt(self.tokenizer, row["question"], self.form.prompt_template)) for row in rows
         ]

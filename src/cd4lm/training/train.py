@@ -19,6 +19,7 @@ from cd4lm.config import command_line, dump, exit_with_message, load, require
 from cd4lm.model import DiffusionConfig
 from cd4lm.model.loading import load_config, load_tokenizer, model_of
 from cd4lm.settings import ExperimentConfig, TrainConfig
+from cd4lm.training.cad_eval import decoder_of
 from cd4lm.training.cdlm import CDLMTrainer
 from cd4lm.training.consistency_loss import DSCDTrainer
 from cd4lm.training.export import full_weights, write_released
@@ -129,6 +130,8 @@ def check_models(config: ExperimentConfig, tokenizer) -> None:
     for folder in dict.fromkeys((config.teacher, config.init_from or config.teacher)):
         check_fit(load_config(folder), tokenizer, config.format, folder)
     student = student_config(config)
+    if config.cad_eval is not None:
+        decoder_of(config.cad_eval, config.format, student, tokenizer)
     if config.lora is not None:
         from cd4lm.training.lora import check_targets  # needs peft, which nothing else does
 
