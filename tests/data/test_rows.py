@@ -72,7 +72,9 @@ def test_bs17k_is_both_parts_one_after_the_other(tmp_path):
     """load_dataset itself, on two folders in the hub's layout."""
     for part, count in (("hard", 4), ("easy", 3)):
         (tmp_path / part).mkdir()
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(bs17k_rows(part, count)), tmp_path / part / "train.parquet")
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(bs17k_rows(part, count)), tmp_path / part / "train.parquet"
+        )
     source = replace(SOURCES["bs17k"], hub_name=f"{tmp_path}/hard {tmp_path}/easy")
     rows = list(read_source(source, None, "main main", None))
     wanted = [*(f"hard {i} ?" for i in range(4)), *(f"easy {i} ?" for i in range(3))]

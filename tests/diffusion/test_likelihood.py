@@ -95,13 +95,17 @@ class TestModel:
         """Four tokens, all fifteen sets of masks; the expectation of an estimator is its shares of counts, summed up."""
         answer = torch.tensor([7, 3, 21, 40])
         values = by_count(model, PROMPT, answer)
-        ours, rounded = ((shares(4, counts) * values).sum().item() for counts in (our_counts(4, 8), rounded_counts(4, 8)))
+        ours, rounded = (
+            (shares(4, counts) * values).sum().item() for counts in (our_counts(4, 8), rounded_counts(4, 8))
+        )
         assert ours == pytest.approx(exact(model, PROMPT, answer), rel=1e-12)
         bias = (values * torch.tensor([-0.5, 0.5, -0.5, 0.5])).mean().item()
         assert abs(bias) > 0.005 * abs(ours) and rounded - ours == pytest.approx(bias, rel=1e-9)
         drawn = [estimate(model, [(PROMPT, answer)], 8, 64, seed)[0] for seed in range(1500)]
         error = torch.tensor(drawn).std().item() / len(drawn) ** 0.5
-        assert abs(sum(drawn) / len(drawn) - ours) < 4 * error < abs(bias)  # the program itself, which tells the two apart
+        assert (
+            abs(sum(drawn) / len(drawn) - ours) < 4 * error < abs(bias)
+        )  # the program itself, which tells the two apart
 
     def test_converges_to_the_exact_value(self, model):
         wanted = exact(model, PROMPT, ANSWER)
