@@ -4,6 +4,7 @@ import difflib
 import logging
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import datasets
@@ -123,6 +124,12 @@ def our_task(name: str, data_dir: Path | None, samples: int, judge: Judge) -> di
     return task
 
 
+@cache
+def every_task() -> TaskManager:
+    """A manager of our tasks and all of lm-eval's."""
+    return TaskManager(include_path=str(FOLDER))
+
+
 def task_manager(names: list[str], include_path: Path | None, protocol: Protocol) -> TaskManager:
     """A manager that knows the names. Raises ValueError for one that does not exist, naming the nearest.
 
@@ -131,7 +138,7 @@ def task_manager(names: list[str], include_path: Path | None, protocol: Protocol
     folders = [str(folder) for folder in (FOLDER, include_path) if folder is not None]
     manager = TaskManager(include_path=folders, include_defaults=False)
     if any(not is_ours(name) and name not in manager.all_tasks for name in names):
-        manager = TaskManager(include_path=folders)
+        manager = every_task() if include_path is None else TaskManager(include_path=folders)
     for name in names:
         if (is_ours(name) and name not in OURS) or (name not in manager.all_tasks and not Path(name).is_file()):
             close = difflib.get_close_matches(name, [*OURS, *manager.all_tasks], n=1, cutoff=0.5)
