@@ -53,6 +53,13 @@ def test_the_numbers_of_documents_are_those_of_the_published_files(name, title):
     assert name == "math500" or Protocol.read("field").benchmarks[title].documents == rows
 
 
+def test_every_task_of_ours_is_in_cd4lms_protocol():
+    """Else a finished run could not record its conditions."""
+    tasks = {path.stem for path in (ROOT / "evaluation/dllm_eval/tasks").glob("dllm_*.yaml")}
+    for name in ("default", "published"):
+        assert {benchmark.task for benchmark in Protocol.read(name).benchmarks.values()} == tasks
+
+
 def test_a_benchmark_is_found_by_its_name_and_by_its_task():
     ours, field = Protocol.read("default"), Protocol.read("field")
     assert ours.find("math") is ours.find("math500") is ours.find("dllm_math500") is ours.of("dllm_math500")
