@@ -67,13 +67,9 @@ def check_arguments(arguments: argparse.Namespace, tasks: list[str], protocol: P
         arguments.data_dir is None or arguments.data_dir.is_dir(), f"--data_dir {arguments.data_dir} is not a folder"
     )
     ours, known = [task for task in tasks if is_ours(task)], [task for task in tasks if protocol.of(task)]
-    if not any(is_ours(benchmark.task) for benchmark in protocol.benchmarks.values()):  # a protocol of lm-eval's tasks
-        others, its = (
-            [task for task in tasks if task not in known],
-            ", ".join(b.task for b in protocol.benchmarks.values()),
-        )
-        require(not others, f"--protocol {protocol.name} does not have {', '.join(others)}: use {its}")
-    programs = [task for task in {*ours, *known} if task.removeprefix(PREFIX).split("_")[0] in RUNS_CODE]
+    protocol.check_tasks(tasks)
+    asked = dict.fromkeys([*ours, *known])
+    programs = [task for task in asked if task.removeprefix(PREFIX).split("_")[0] in RUNS_CODE]
     require(
         not programs or arguments.confirm_run_unsafe_code,
         f"{', '.join(programs)} runs programs that a model wrote: read evaluation/README.md on the sandbox, then add "

@@ -5,6 +5,7 @@
 Each is a file of evaluation/protocols. A run records its own conditions; only runs under equal conditions share a column.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -83,6 +84,16 @@ class Protocol:
     def scoring(self) -> str:
         """How evaluation/metrics judges under it."""
         return next((b.score for b in self.benchmarks.values() if b.score in SCORINGS), SCORINGS[0])
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raise ValueError for a task that is not the protocol's, where it has lm-eval's alone.
+
+        CD4LM's also stand for no protocol at all, under which any of lm-eval's tasks may be run.
+        """
+        own = [benchmark.task for benchmark in self.benchmarks.values()]
+        others = [task for task in tasks if task not in own]
+        known = any(map(is_ours, own)) or not others
+        require(known, f"--protocol {self.name} does not have {', '.join(others)}: use {', '.join(own)}")
 
     def of(self, task: str) -> Benchmark | None:
         """The benchmark that is run as this task of --tasks, if there is one."""

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,14 +59,11 @@ def evaluate_all(
     found = run_lm_eval(arguments, model, loaded, chat)
     if found is None:
         return
-    runs = [our_run(found, task, decoders[task]) for task in loaded["tasks"] if is_ours(task)]
-    for task, names in members.items():
-        rows = stock.documents(found["samples"], names, protocol.of(task), judge)
-        runs.append(run_of(task, rows, decoders[names[0]]))
     about = about_run(arguments, settings, model)
-    for i, run in enumerate(runs):
+    runs = []
+    for run in [*our_runs(found, decoders), *stock_runs(found, members, protocol, judge, decoders)]:
         conditions = conditions_of(arguments, protocol, run, chat)
-        runs[i] = Run(about | run.about | {"protocol": conditions}, run.documents)
+        runs.append(Run(about | run.about | {"protocol": conditions}, run.documents))
     write_results(arguments, found, about, runs)
 
 
@@ -184,9 +181,18 @@ def run_of(task: str, rows: list[dict], decoder: Decoder) -> Run:
     return Run(own, [document(row) for row in rows])
 
 
-def our_run(found: dict, task: str, decoder: Decoder) -> Run:
-    rows = sorted(found["samples"][task], key=lambda row: row["doc_id"])
-    return run_of(task.removeprefix(PREFIX), rows, decoder)
+def our_runs(found: dict, decoders: dict[str, Decoder]) -> Iterator[Run]:
+    for task in filter(is_ours, found["samples"]):
+        rows = sorted(found["samples"][task], key=lambda row: row["doc_id"])
+        yield run_of(task.removeprefix(PREFIX), rows, decoders[task])
+
+
+def stock_runs(
+    found: dict, members: dict[str, list[str]], protocol: Protocol, judge: Judge, decoders: dict[str, Decoder]
+) -> Iterator[Run]:
+    for task, names in members.items():
+        rows = stock.documents(found["samples"], names, protocol.of(task), judge)
+        yield run_of(task, rows, decoders[names[0]])
 
 
 def conditions_of(arguments: argparse.Namespace, protocol: Protocol, run: Run, chat: bool) -> dict:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
@@ -99,8 +100,12 @@ def documents(samples: dict[str, list[dict]], names: Sequence[str], benchmark: B
     Of several tasks a document is called after its own, too. What is right is the benchmark's score.
     """
     found = []
-    for name in names:
-        for row in sorted(scored(samples[name], benchmark), key=lambda row: row["doc_id"]):
+    kept = {name: sorted(scored(samples[name], benchmark), key=lambda row: row["doc_id"]) for name in names}
+    if benchmark.score in SCORINGS:
+        for row in chain.from_iterable(kept.values()):  # programs run beside one another
+            judge.submit(benchmark.task, row["doc"], row["resps"][0][0])
+    for name, rows in kept.items():
+        for row in rows:
             response = row["resps"][0][0]
             verdict = verdict_of(row, benchmark, judge)
             number = row["doc_id"] if len(names) == 1 else f"{name}/{row['doc_id']}"
