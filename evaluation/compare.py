@@ -14,6 +14,7 @@ from cd4lm.config import require
 from cd4lm.decoding.options import POLICIES
 from evaluation.intervals import aup, estimate, mcnemar, mean_difference, mean_ratio, nfe_at, resample, wilson
 from evaluation.metrics.verdict import NO_ANSWER, RIGHT
+from evaluation.protocol import describe, prompt_conditions
 from evaluation.run import Run
 
 
@@ -66,8 +67,18 @@ def tokens_per_second(documents: list[dict]) -> float:
 
 
 def check_paired(runs: list[Run]) -> None:
-    """Raise ValueError naming the first document that two runs do not share."""
+    """Raise ValueError naming the first document that two runs do not share, or runs under different protocols.
+
+    The canvas may differ: it is part of how a run decodes. What an older run did not record is not checked.
+    """
     first = {document["id"]: document["doc"] for document in runs[0].documents}
+    recorded = [run for run in runs if run.protocol is not None]
+    for run in recorded[1:]:
+        require(
+            prompt_conditions(run.protocol) == prompt_conditions(recorded[0].protocol),
+            f"{run.name} ran {describe(run.protocol)}; {recorded[0].name} {describe(recorded[0].protocol)}: compare runs "
+            "under one protocol",
+        )
     for run in runs[1:]:
         require(run.task == runs[0].task, f"{run.name} ran {run.task}, {runs[0].name} {runs[0].task}: compare one task")
         own = {document["id"]: document["doc"] for document in run.documents}
@@ -122,11 +133,16 @@ def equal_accuracy(groups: dict[str, list[Run]], reference: Run, margin: float) 
     return found
 
 
+def point(run: Run) -> tuple[float, float]:
+    """Tokens per forward and accuracy in percent."""
+    return run.column("tokens").sum() / run.column("nfe").sum(), 100 * run.right.mean()
+
+
 def areas(groups: dict[str, list[Run]]) -> dict[str, float]:
     """AUP of each family of several runs, with the best accuracy of all runs as y_max (d3LLM)."""
     best = max(100 * run.right.mean() for runs in groups.values() for run in runs)
     return {
-        name: aup([(r.column("tokens").sum() / r.column("nfe").sum(), 100 * r.right.mean()) for r in runs], best).value
+        name: aup([point(run) for run in runs], best).value
         for name, runs in groups.items()
         if len(runs) > 1 and best > 0
     }
@@ -160,7 +176,8 @@ def compare(runs: list[Run], reference: str | None = None, margin: float = 0.01)
     base = runs[0] if reference is None else runs[names.index(reference)]
     groups = families([run for run in runs if run.about["decoder"]["cache"] != "block"])
     needed, area = equal_accuracy(groups, base, margin), areas(groups)
-    return {
+    protocol = {} if base.protocol is None else {"protocol": describe(base.protocol)}
+    return protocol | {
         "task": base.task,
         "documents": len(base.documents),
         "reference": base.name,

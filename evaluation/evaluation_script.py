@@ -6,7 +6,8 @@
 
 Give the same command again to resume an interrupted run. Several GPUs: torchrun --standalone --nproc_per_node 8 before it.
 This repository's tasks are dllm_gsm8k dllm_math500 dllm_humaneval dllm_mbpp dllm_humaneval_plus dllm_mbpp_plus; lm-eval's
-own go by their names.
+own go by their names. Under --protocol field these are gsm8k, minerva_math, humaneval and mbpp, with its shots, chat template
+and canvas where the command says nothing else.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from cd4lm.decoding.options import DecodingOptions
 from evaluation.dllm_eval.options import PREFIX, ModelOptions, generation_pairs, is_ours
 from evaluation.metrics import sandbox
 from evaluation.metrics.scoring import RUNS_CODE
-from evaluation.metrics.verdict import PROTOCOLS, SANDBOXES, Scoring
+from evaluation.metrics.verdict import SANDBOXES, Scoring
+from evaluation.protocol import NAMES, Protocol
 
 
 def names(cls: type) -> str:
@@ -49,14 +51,14 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="default: yes for this repository's tasks, no for lm-eval's",
     )
-    p.add_argument("--protocol", choices=PROTOCOLS, default="default", help="scoring: ours, or as published")
+    p.add_argument("--protocol", choices=NAMES, default="default", help="stored in evaluation/protocols")
     p.add_argument("--seed", type=int, default=42)
     p.add_argument("--confirm_run_unsafe_code", action="store_true", help="run generated programs, in a sandbox")
     p.add_argument("--sandbox", choices=SANDBOXES, default="bubblewrap", help="what isolates generated programs")
     return p
 
 
-def check_arguments(arguments: argparse.Namespace, tasks: list[str]) -> None:
+def check_arguments(arguments: argparse.Namespace, tasks: list[str], protocol: Protocol) -> None:
     """What can be checked without lm-eval and the checkpoint."""
     for name in ("batch_size", "samples", "limit"):
         value = vars(arguments)[name]
@@ -64,18 +66,24 @@ def check_arguments(arguments: argparse.Namespace, tasks: list[str]) -> None:
     require(
         arguments.data_dir is None or arguments.data_dir.is_dir(), f"--data_dir {arguments.data_dir} is not a folder"
     )
-    ours = [task for task in tasks if is_ours(task)]
-    programs = [task for task in ours if task.removeprefix(PREFIX).split("_")[0] in RUNS_CODE]
+    ours, known = [task for task in tasks if is_ours(task)], [task for task in tasks if protocol.of(task)]
+    protocol.check_tasks(tasks)
+    asked = dict.fromkeys([*ours, *known])
+    programs = [task for task in asked if task.removeprefix(PREFIX).split("_")[0] in RUNS_CODE]
     require(
         not programs or arguments.confirm_run_unsafe_code,
         f"{', '.join(programs)} runs programs that a model wrote: read evaluation/README.md on the sandbox, then add "
         "--confirm_run_unsafe_code",
     )
     if programs:
-        sandbox.check(Scoring(arguments.protocol, arguments.confirm_run_unsafe_code, arguments.sandbox))
+        sandbox.check(Scoring(protocol.scoring, arguments.confirm_run_unsafe_code, arguments.sandbox))
     require(
         len(ours) in (0, len(tasks)) or arguments.apply_chat_template is not None,
         "--tasks mixes this repository's with lm-eval's: say --apply_chat_template or --no-apply_chat_template",
+    )
+    require(
+        len({protocol.of(task).chat_template for task in known}) < 2 or arguments.apply_chat_template is not None,
+        f"--tasks mixes tasks that protocol {protocol.name} asks with and without a chat template: run them apart",
     )
     require(
         arguments.samples == 1 or len(ours) == len(tasks),
@@ -87,11 +95,12 @@ def main():
     arguments = parser().parse_args()
     tasks = list(dict.fromkeys(filter(None, arguments.tasks.split(","))))
     options, pairs = ModelOptions.parse(arguments.model_args), generation_pairs(arguments.gen_kwargs)
-    check_arguments(arguments, tasks)
+    protocol = Protocol.read(arguments.protocol)
+    check_arguments(arguments, tasks, protocol)
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     from evaluation.dllm_eval.run import evaluate_all  # seconds to import: after what can be refused without it
 
-    evaluate_all(arguments, tasks, options, pairs)
+    evaluate_all(arguments, tasks, options, pairs, protocol)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,19 @@
     python -m evaluation.report RUN [RUN ...] --reference NAME --margin 0.01
 
 Runs are folders with run.json and documents.jsonl, or folders of such folders. The reference, by default the first run, is what
-the others are paired with. Writes report.md, comparison.json and frontier.png, those of several tasks in a folder each.
+the others are paired with. Writes report.md, comparison.json and frontier.png, those of several tasks in a folder each; runs
+of one task under several protocols are several tasks.
 """
 
+import json
 from collections import defaultdict
+from itertools import count
 from pathlib import Path
 
 from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.io import write_json, write_text
 from evaluation.compare import compare, families
+from evaluation.protocol import prompt_conditions
 from evaluation.run import Run
 
 Row = list[str]
@@ -98,7 +102,8 @@ def equal_accuracy_note(compared: dict) -> str:
 
 def tables(compared: dict) -> list[str]:
     """The parts of a report that every selection of runs has, as Markdown."""
-    parts = [run_table(compared)]
+    parts = [f"Protocol: {compared['protocol']}."] if "protocol" in compared else []
+    parts.append(run_table(compared))
     if compared["against_reference"]:
         parts.append(reference_table(compared))
     return [*parts, family_table(compared), equal_accuracy_note(compared)]
@@ -155,16 +160,33 @@ def report(runs: list[Run], folder: Path, *, reference: str | None = None, margi
     return text
 
 
-def read_runs(paths: list[Path]) -> dict[str, list[Run]]:
-    """Runs by task; a folder without run.json stands for all runs below it. Raises ValueError where there are none."""
-    found = defaultdict(list)
+def read_runs(paths: list[Path]) -> list[Run]:
+    """Runs; a folder without run.json stands for all runs below it. Raises ValueError where there are none."""
+    found = []
     for path in paths:
         require(path.is_dir(), f"{path} is not a folder: pass the folders that evaluations wrote")
         inside = [path] if (path / "run.json").is_file() else sorted(f.parent for f in path.rglob("run.json"))
         require(bool(inside), f"{path} holds no finished run (run.json): finish that evaluation first")
-        for folder in inside:
-            run = Run.read(folder)
-            found[run.task].append(run)
+        found += [Run.read(folder) for folder in inside]
+    return found
+
+
+def by_task(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs that can be compared: of one task and, where several protocols asked for it, of one of them each."""
+    groups: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        asked = json.dumps(prompt_conditions(run.protocol), sort_keys=True)
+        groups[run.task][asked].append(run)
+    found = {}
+    for task, kinds in groups.items():
+        for same in kinds.values():
+            name = "unrecorded" if same[0].protocol is None else same[0].protocol["name"]
+            label = first = task if len(kinds) == 1 else f"{task}_{name}"
+            for number in count(2):
+                if label not in found:
+                    break
+                label = f"{first}_{number}"
+            found[label] = same
     return found
 
 
@@ -176,7 +198,7 @@ def main():
     parser.add_argument("--output_path", type=Path, help="where to write (default: print the tables only)")
     arguments = parser.parse_args()
     require(0 <= arguments.margin < 1, f"--margin {arguments.margin} must lie in [0, 1)")
-    tasks = read_runs(arguments.runs)
+    tasks = by_task(read_runs(arguments.runs))
     for task, runs in tasks.items():
         if arguments.output_path is None:
             print("\n\n".join(tables(compare(runs, arguments.reference, arguments.margin))))

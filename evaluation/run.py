@@ -1,6 +1,6 @@
 """The record of a run: one model with one decoder on one task, as a folder.
 
-run.json: name, task, model, decoder, seed, settings, provenance. documents.jsonl: a line per document with id, doc (the
+run.json: name, task, model, decoder, seed, settings, provenance, protocol. documents.jsonl: a line per document with id, doc (the
 row), response (a text, or a list of several samples), right, outcome, answer (what was extracted), nfe, tokens (before EOS),
 seconds, truncated. Costs of several samples are their means.
 """
@@ -46,6 +46,11 @@ class Run:
     @property
     def task(self) -> str:
         return self.about["task"]
+
+    @property
+    def protocol(self) -> dict | None:
+        """The conditions of evaluation/protocol.py; None for runs of the embedded task and those of earlier versions."""
+        return self.about.get("protocol")
 
     @cached_property
     def right(self) -> np.ndarray:

@@ -1,10 +1,14 @@
 """The paper's table beside ours: for every published figure our interval, and what teacher + CAD, the control, says.
 
     python scripts/paper_table.py outputs/paper [--threshold 0.95]
+    python scripts/paper_table.py outputs/eval --protocol field
 
 Reads the runs of scripts/reproduce_paper.sh under FOLDER/eval; what a run is, student or teacher and which decoder, stands in its
 run.json. Writes FOLDER/table.md and FOLDER/table.json. Accuracies have Wilson's 95 % interval; gains, forward passes and wall
 clock a bootstrap interval over the same documents.
+
+With --protocol every run below FOLDER stands beside the figures that were published under its protocol (the other methods on
+LLaDA-8B under `field`), one table for each protocol and benchmark: FOLDER/table_NAME.md and table_NAME.json.
 """
 
 from dataclasses import dataclass
@@ -12,8 +16,11 @@ from pathlib import Path
 
 from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.io import write_json, write_text
+from evaluation import published
 from evaluation.compare import check_paired, paired, summarise
-from evaluation.report import interval, percent, table
+from evaluation.protocol import NAMES, Protocol
+from evaluation.published import published_tables
+from evaluation.report import interval, percent, read_runs, table
 from evaluation.run import Run
 
 
@@ -28,12 +35,17 @@ class Published:
     speedup: float
 
 
-PAPER = {
-    "gsm8k": Published("GSM8K", 1319, 77.4, 77.6, 5.18),
-    "math500": Published("MATH500", 500, 37.3, 38.6, 5.33),
-    "humaneval": Published("HumanEval", 164, 38.7, 40.9, 3.30),
-    "mbpp": Published("MBPP", 500, 36.9, 39.0, 2.96),
-}
+def paper() -> dict[str, Published]:
+    """CD4LM's table as stored in evaluation/published.yaml, by the task of our runs."""
+    stored, found = next(t for t in published_tables() if "CD4LM" in t.methods), {}
+    for name, speedup in stored.speedups.items():
+        benchmark = Protocol.read(stored.protocol).find(name)
+        accuracies = [stored.methods[method][name][0][1] for method in ("LLaDA", "CD4LM")]
+        found[benchmark.run_task] = Published(benchmark.title, benchmark.documents, *accuracies, speedup)
+    return found
+
+
+PAPER = paper()
 # Whose weights, policy, and whether it stops at EOS; without that the tail is decoded too, as published.
 RUNS = {
     "student + CAD": ("student", "cad", True),
@@ -170,11 +182,23 @@ def markdown(found: dict[str, dict | None]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def write_published(folder: Path, protocol: str) -> None:
+    """The tables of all runs below a folder beside published figures, one for each protocol and benchmark."""
+    pools = published.pools_of(read_runs([folder]), protocol)
+    text = published.markdown(pools, protocol)
+    write_text(folder / f"table_{protocol}.md", text)
+    write_json(folder / f"table_{protocol}.json", published.as_json(pools))
+    print(text + f"\nwrote {folder}/table_{protocol}.md and table_{protocol}.json")
+
+
 def main():
     parser = CommandParser(__doc__)
     parser.add_argument("folder", type=Path, help="OUTPUT_DIR of reproduce_paper.sh")
     parser.add_argument("--threshold", type=float, default=0.95, help="CAD's (0.95)")
+    parser.add_argument("--protocol", choices=NAMES, help="set all runs beside the figures published under it")
     arguments = parser.parse_args()
+    if arguments.protocol is not None:
+        return write_published(arguments.folder, arguments.protocol)
     runs = runs_of(arguments.folder, arguments.threshold)
     require(bool(runs), f"{arguments.folder}/eval holds no finished run: run scripts/reproduce_paper.sh first")
     found = {task: benchmark(task, runs[task]) if task in runs else None for task in PAPER}

@@ -2,6 +2,7 @@
 
     python scripts/prepare_data.py --dataset tiny --output_dir data/tiny
     python scripts/prepare_data.py --dataset gsm8k --output_dir data/gsm8k [--source train.jsonl] [--max_samples N]
+    python scripts/prepare_data.py --dataset bs17k --output_dir data/bs17k [--source rows.parquet]
     python scripts/prepare_data.py --dataset tiny --output_dir data/own --answers teacher --teacher checkpoints/tiny_teacher
 
 Writes train.jsonl, validation.jsonl (and test.jsonl for tiny) and manifest.json; all or nothing. Rows whose questions are

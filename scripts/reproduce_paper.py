@@ -16,7 +16,8 @@ finished students, answers and data are kept. Paths are relative to the reposito
   NUM_PROCESSES       default: one per GPU; training takes the largest power of two of them, which divides its batches
   TRAIN_OVERRIDES     settings of both trainings, as the arguments
   THRESHOLD           of CAD (0.95)
-  BATCH_SIZE DTYPE PROTOCOL GEN_LENGTH BLOCK_LENGTH   of the evaluation, see evaluation/scripts/common.sh
+  PROTOCOL            as --protocol: default, published, or field, under which the other methods' figures were published
+  BATCH_SIZE DTYPE GEN_LENGTH BLOCK_LENGTH   of the evaluation, see evaluation/scripts/common.sh
 """
 
 import json
@@ -34,13 +35,15 @@ from cd4lm.model.loading import load_config
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.resume import check_resume
 from cd4lm.training.train import NOT_TRAINING, parameter_count
-from evaluation.dllm_eval.task_list import local_file
+from evaluation.dllm_eval.task_list import local_file, stock_files
 from evaluation.metrics.scoring import RUNS_CODE
+from evaluation.metrics.verdict import PROTOCOLS as SCORINGS
+from evaluation.protocol import NAMES, Benchmark, Protocol
 
 STUDENTS = {"gsm8k": ("gsm8k", "math500"), "opencode": ("humaneval", "mbpp")}  # by what they are distilled on
 SCRIPTS = {"gsm8k": "gsm8k", "math500": "math", "humaneval": "humaneval", "mbpp": "mbpp"}
 CONFIGS = {"full": "", "lora": "_lora", "published": "_published"}
-EVALUATED_WITH = ("DATA_DIR", "BATCH_SIZE", "DTYPE", "PROTOCOL", "GEN_LENGTH", "BLOCK_LENGTH")
+EVALUATED_WITH = ("DATA_DIR", "BATCH_SIZE", "DTYPE", "GEN_LENGTH", "BLOCK_LENGTH")
 FULL_GPUS = 4  # weights, masters, moments, gradients and teacher of 8B: about 46 GB each on 8, over 80 on fewer than 4
 
 
@@ -58,6 +61,21 @@ class Plan:
     threshold: str
     confirmed: bool
     overrides: list[str]
+    protocol: str = "default"
+
+    @property
+    def own_protocol(self) -> bool:
+        """Whether it is CD4LM's, with whose published figures the runs are paired."""
+        return self.protocol in SCORINGS
+
+    @property
+    def runs(self) -> Path:
+        """Where the benchmarks' runs go."""
+        return self.output / ("eval" if self.own_protocol else f"eval_{self.protocol}")
+
+    def benchmark(self, task: str) -> Benchmark:
+        """What a task of TASKS is under the protocol."""
+        return Protocol.read(self.protocol).find(SCRIPTS[task])
 
     @property
     def students(self) -> list[str]:
@@ -85,6 +103,8 @@ def parse() -> Plan:
     parser = CommandParser(__doc__)
     env = os.environ
     parser.add_argument("--limit", type=int, default=env.get("LIMIT") or None, help="documents of each benchmark (all)")
+    given = env.get("PROTOCOL") or "default"
+    parser.add_argument("--protocol", default=given, help=f"of the benchmarks ({given}): {', '.join(NAMES)}")
     parser.add_argument("--confirm_run_unsafe_code", action="store_true", help="run generated programs, in a sandbox")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of both trainings")
     arguments = parser.parse_intermixed_args()
@@ -102,6 +122,7 @@ def parse() -> Plan:
         threshold=env.get("THRESHOLD") or "0.95",
         confirmed=arguments.confirm_run_unsafe_code,
         overrides=[*(env.get("TRAIN_OVERRIDES") or "").split(), *arguments.overrides],
+        protocol=arguments.protocol,
     )
 
 
@@ -109,6 +130,7 @@ def check(plan: Plan) -> None:
     """All that can be known to be missing, before anything is written."""
     unknown = [task for task in plan.tasks if task not in SCRIPTS]
     require(not unknown, f"TASKS has {', '.join(unknown)}: use {', '.join(SCRIPTS)}")
+    Protocol.read(plan.protocol)
     require(plan.recipe in CONFIGS, f"RECIPE={plan.recipe} is not one of {', '.join(CONFIGS)}")
     require(
         plan.limit is None or plan.limit >= plan.processes,
@@ -122,7 +144,11 @@ def check(plan: Plan) -> None:
     )
     if plan.data_dir is not None:
         for task in plan.tasks:
-            local_file(f"dllm_{task}", plan.data_dir)
+            benchmark = plan.benchmark(task)
+            if plan.own_protocol:
+                local_file(benchmark.task, plan.data_dir)
+            else:
+                stock_files(benchmark, plan.data_dir)
     for student in plan.students:
         config = load(ExperimentConfig, plan.config(student), plan.settings(student))
         check_experiment(config)
@@ -140,22 +166,25 @@ def describe(plan: Plan) -> str:
         lines.append(f"student    {folder}/student ({state}): {plan.config(student)} {given}")
     lines.append(
         f"benchmarks {' '.join(plan.tasks)}: {documents}, {plan.processes} process(es), CAD at {plan.threshold}"
+        + ("" if plan.own_protocol else f", protocol {plan.protocol}")
     )
     lines.append(
         "runs       student + CAD (also with the tail after EOS, as published); teacher + CAD, which is the control;"
     )
     lines.append("           teacher at one token per step, stopping at EOS and over the whole canvas, as published")
-    return "\n".join([*lines, f"table      {plan.output}/table.md and table.json"])
+    name = "table" if plan.own_protocol else f"table_{plan.protocol}"
+    return "\n".join([*lines, f"table      {plan.output}/{name}.md and {name}.json"])
 
 
 def evaluate(plan: Plan, task: str) -> None:
     """The student and its paired baselines on one benchmark."""
     student = next(name for name, tasks in STUDENTS.items() if task in tasks)
     environment = {
-        "TASK": task,
+        "TASK": plan.benchmark(task).run_task,
+        "PROTOCOL": plan.protocol,
         "MODEL_PATH": str(plan.output / student / "student"),
         "TEACHER_PATH": plan.teacher,
-        "OUTPUT_PATH": str(plan.output / "eval" / task),
+        "OUTPUT_PATH": str(plan.runs / task),
         "RUNS": "cad cad_full",
         "TEACHER_RUNS": "cad fixed_stop fixed",
         "THRESHOLDS": plan.threshold,
@@ -164,7 +193,7 @@ def evaluate(plan: Plan, task: str) -> None:
     }
     made = environment | {name: os.environ.get(name, "") for name in EVALUATED_WITH}
     made["weights"] = weights_fingerprint(plan.output / student / "student")
-    record = plan.output / "eval" / task / "finished.json"
+    record = plan.runs / task / "finished.json"
     if record.is_file() and json.loads(record.read_text()) == made:
         print(f"\n== evaluation of {task}: done before", flush=True)
         return
@@ -190,7 +219,8 @@ def main():
         run_experiment(plan.config(student), plan.settings(student))
     for task in plan.tasks:
         evaluate(plan, task)
-    run("table", [sys.executable, "scripts/paper_table.py", str(plan.output), "--threshold", plan.threshold])
+    how = ["--threshold", plan.threshold] if plan.own_protocol else ["--protocol", plan.protocol]
+    run("table", [sys.executable, "scripts/paper_table.py", str(plan.output), *how])
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ def test_a_wheel_decodes_in_an_environment_of_its_own(wheel, tmp_path):
 @pytest.mark.slow
 def test_the_wheel_has_what_it_needs_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("cd4lm/py.typed", "evaluation/dllm_eval/tasks/dllm_gsm8k.yaml", "evaluation/trace_page/page.html"):
+    files = ("dllm_eval/tasks/dllm_gsm8k.yaml", "trace_page/page.html", "protocols/field.yaml", "published.yaml")
+    for wanted in ("cd4lm/py.typed", *(f"evaluation/{file}" for file in files)):
         assert wanted in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"cd4lm", "evaluation"}
     packages = {path.parent.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}

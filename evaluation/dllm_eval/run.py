@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,57 +17,83 @@ from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, w
 from cd4lm.model.checkpoint import check_folder
 from cd4lm.model.loading import best_device, tokenizer_for_inference
 from evaluation.compare import summarise
-from evaluation.dllm_eval import task_list
+from evaluation.dllm_eval import stock, task_list
 from evaluation.dllm_eval.answers import AnswerLog
 from evaluation.dllm_eval.model import DTYPES, LLaDA, join_processes
 from evaluation.dllm_eval.options import PREFIX, ModelOptions, is_ours, task_options
 from evaluation.dllm_eval.scoring import AGGREGATIONS, Judge, Progress
 from evaluation.metrics.verdict import RIGHT, Scoring
+from evaluation.protocol import CANVAS, Benchmark, Protocol
 from evaluation.report import run_table, table
 from evaluation.run import Run
 
 
-def evaluate_all(arguments: argparse.Namespace, tasks: list[str], options: ModelOptions, pairs: dict) -> None:
+def evaluate_all(
+    arguments: argparse.Namespace, tasks: list[str], options: ModelOptions, pairs: dict, protocol: Protocol
+) -> None:
     """Run the tasks and write the results; every refusal comes before the weights are read."""
     check_folder(options.pretrained)
     state = join_processes()
     workers = max(1, (os.cpu_count() or 2) // (2 * state.num_processes))
-    judge = Judge(Scoring(arguments.protocol, arguments.confirm_run_unsafe_code, arguments.sandbox, workers))
-    loaded = task_list.load(tasks, arguments.data_dir, arguments.include_path, arguments.samples, judge)
-    prepare_tasks(arguments, loaded, pairs)
-    decoders = decoders_of(loaded, options.pretrained, arguments.seed, with_chat_template(arguments, tasks))
+    judge = Judge(Scoring(protocol.scoring, arguments.confirm_run_unsafe_code, arguments.sandbox, workers))
+    loaded, members = task_list.load(
+        tasks, arguments.data_dir, arguments.include_path, arguments.samples, judge, protocol
+    )
+    benchmarks = {member: protocol.of(task) for task, names in members.items() for member in names}
+    prepare_tasks(arguments, loaded, pairs, benchmarks)
+    chat = with_chat_template(arguments, tasks, protocol)
+    decoders = decoders_of(loaded, options.pretrained, arguments.seed, chat)
     require(
         arguments.limit is None or arguments.limit >= state.num_processes,
         f"--limit {arguments.limit} leaves some of the {state.num_processes} processes without a document: raise it",
     )
     settings = run_settings(arguments, options, pairs)
+    if members:
+        settings["conditions"] = {task: protocol.of(task).conditions() for task in members}
     check_same_run(arguments.output_path, settings, write=state.is_main_process)
     log = AnswerLog(arguments.output_path, state.process_index)
     if log.resumed and state.is_main_process:
         print(f"{log.resumed} answers of an earlier run are kept", file=sys.stderr)
     progress = Progress(judge, show=state.is_main_process)
     model = LLaDA(**asdict(options), batch_size=arguments.batch_size, seed=arguments.seed, log=log, progress=progress)
-    found = run_lm_eval(arguments, model, loaded)
-    if found is not None:
-        write_results(arguments, found, about_run(arguments, settings, model), decoders)
+    found = run_lm_eval(arguments, model, loaded, chat)
+    if found is None:
+        return
+    about = about_run(arguments, settings, model)
+    runs = []
+    for run in [*our_runs(found, decoders), *stock_runs(found, members, protocol, judge, decoders)]:
+        conditions = conditions_of(arguments, protocol, run, chat)
+        runs.append(Run(about | run.about | {"protocol": conditions}, run.documents))
+    write_results(arguments, found, about, runs)
 
 
-def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict) -> None:
-    """Give each task the command line's settings, as lm-eval's own command does."""
+def prepare_tasks(arguments: argparse.Namespace, loaded: dict, pairs: dict, benchmarks: dict[str, Benchmark]) -> None:
+    """Give each task the command line's settings, as lm-eval's own command does, and before them the protocol's.
+
+    benchmarks: by task, those of lm-eval's own that the protocol names; the canvas of ours is the checkpoint's.
+    """
     for name, task in loaded["tasks"].items():
-        if task.get_config("output_type") == "generate_until" and pairs:
+        stored, shots = {}, arguments.num_fewshot
+        if name in benchmarks:
+            stored = {option: vars(benchmarks[name])[option] for option in CANVAS}
+            stored |= {} if benchmarks[name].until is None else {"until": list(benchmarks[name].until)}
+            shots = benchmarks[name].num_fewshot if shots is None else shots
+        if task.get_config("output_type") == "generate_until" and stored | pairs:
             sampled = {"do_sample": pairs["temperature"] > 0} if "temperature" in pairs else {}
-            task.set_config("generation_kwargs", pairs | sampled, update=True)
-        if arguments.num_fewshot is not None and not is_ours(name):
-            task.set_config("num_fewshot", arguments.num_fewshot)
+            task.set_config("generation_kwargs", stored | pairs | sampled, update=True)
+        if shots is not None and not is_ours(name):
+            task.set_config("num_fewshot", shots)
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(seed=arguments.seed)
 
 
-def with_chat_template(arguments: argparse.Namespace, tasks: Iterable[str]) -> bool:
-    """Whether prompts are in the chat template: as asked, else for this repository's tasks."""
-    return all(map(is_ours, tasks)) if arguments.apply_chat_template is None else arguments.apply_chat_template
+def with_chat_template(arguments: argparse.Namespace, tasks: Iterable[str], protocol: Protocol) -> bool:
+    """Whether prompts are in the chat template: as asked, as the protocol says, else for this repository's tasks."""
+    if arguments.apply_chat_template is not None:
+        return arguments.apply_chat_template
+    known = {task: protocol.of(task) for task in tasks}
+    return all(is_ours(task) if own is None else own.chat_template for task, own in known.items())
 
 
 def decoders_of(loaded: dict, pretrained: str, seed: int, chat: bool) -> dict[str, Decoder]:
@@ -113,9 +139,8 @@ def check_same_run(folder: Path, settings: dict, write: bool) -> None:
         )
 
 
-def run_lm_eval(arguments: argparse.Namespace, model: LLaDA, loaded: dict) -> dict | None:
+def run_lm_eval(arguments: argparse.Namespace, model: LLaDA, loaded: dict, chat: bool) -> dict | None:
     """lm-eval's results, None except in process 0."""
-    chat = with_chat_template(arguments, loaded["tasks"])
     return evaluate(
         model,
         loaded,
@@ -150,27 +175,51 @@ def document(row: dict) -> dict:
     return line if isinstance(response, list) else {k: v for k, v in line.items() if k != "outcomes"}
 
 
-def write_results(arguments: argparse.Namespace, found: dict, about: dict, decoders: dict[str, Decoder]) -> None:
-    """All files of a finished run, and its table on the screen."""
+def run_of(task: str, rows: list[dict], decoder: Decoder) -> Run:
+    """The record of a task, without what all tasks of a command have in common."""
+    own = {"task": task, "decoder": decoder.about(), "prompts": fingerprint([row["prompt_hash"] for row in rows])}
+    return Run(own, [document(row) for row in rows])
+
+
+def our_runs(found: dict, decoders: dict[str, Decoder]) -> Iterator[Run]:
+    for task in filter(is_ours, found["samples"]):
+        rows = sorted(found["samples"][task], key=lambda row: row["doc_id"])
+        yield run_of(task.removeprefix(PREFIX), rows, decoders[task])
+
+
+def stock_runs(
+    found: dict, members: dict[str, list[str]], protocol: Protocol, judge: Judge, decoders: dict[str, Decoder]
+) -> Iterator[Run]:
+    for task, names in members.items():
+        rows = stock.documents(found["samples"], names, protocol.of(task), judge)
+        yield run_of(task, rows, decoders[names[0]])
+
+
+def conditions_of(arguments: argparse.Namespace, protocol: Protocol, run: Run, chat: bool) -> dict:
+    """The conditions under which a run was made: its protocol's, with what the command line said otherwise."""
+    benchmark = protocol.find(run.task)
+    made = {"chat_template": chat, "samples": arguments.samples}
+    made |= {name: run.about["decoder"][name] for name in CANVAS}
+    if arguments.num_fewshot is not None and not is_ours(benchmark.task):
+        made["num_fewshot"] = arguments.num_fewshot
+    return {"name": protocol.name} | benchmark.conditions(**made)
+
+
+def write_results(arguments: argparse.Namespace, found: dict, about: dict, runs: list[Run]) -> None:
+    """All files of a finished command, and its table on the screen."""
     folder = arguments.output_path
-    ours = [task for task in found["samples"] if is_ours(task)]
-    summaries = {}
-    for task in ours:
-        rows, name = sorted(found["samples"][task], key=lambda row: row["doc_id"]), task.removeprefix(PREFIX)
-        own = {"task": name, "decoder": decoders[task].about()}
-        own |= {"prompts": fingerprint([row["prompt_hash"] for row in rows])}
-        run = Run(about | own, [document(row) for row in rows])
-        run.write(folder if len(ours) == 1 else folder / name)
-        summaries[name] = summarise(run)
+    for run in runs:
+        run.write(folder if len(runs) == 1 else folder / run.task)
+    summaries = {run.task: summarise(run) for run in runs}
     if arguments.log_samples:
         for task, rows in found["samples"].items():
             lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]
             write_text(folder / f"lm_eval_samples_{task}.jsonl", "".join(lines))
     results = {"tasks": summaries, "lm_eval": found["results"], "about": about}
     write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False, default=str) + "\n")
-    stock = {task: metrics for task, metrics in found["results"].items() if task not in ours}
+    theirs = {task: metrics for task, metrics in found["results"].items() if not is_ours(task)}
     shown = {f"{task} ({numbers['documents']})": numbers for task, numbers in summaries.items()}
-    text = "\n\n".join([run_table({"runs": shown})] * bool(shown) + [stock_table(stock)] * bool(stock))
+    text = "\n\n".join([run_table({"runs": shown})] * bool(shown) + [stock_table(theirs)] * bool(theirs))
     write_text(folder / "results.md", text + "\n")
     print(f"{text}\nwrote {folder}/results.json")
 

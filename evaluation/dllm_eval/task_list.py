@@ -3,6 +3,8 @@
 import difflib
 import logging
 import sys
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import datasets
@@ -14,10 +16,13 @@ from lm_eval.utils import env
 
 from cd4lm.config import require
 from cd4lm.data.rows import read_rows
+from evaluation.dllm_eval import stock
 from evaluation.dllm_eval.options import PREFIX, SAMPLING_TEMPERATURE, is_ours
 from evaluation.dllm_eval.scoring import METRIC_LIST, Judge
 from evaluation.metrics.mbpp import TEST_IDS
 from evaluation.metrics.scoring import check_rows
+from evaluation.metrics.verdict import PROTOCOLS as SCORINGS
+from evaluation.protocol import Benchmark, Protocol
 
 FOLDER = Path(__file__).parent / "tasks"
 # lm-eval advises on --metadata, an option of its own command.
@@ -67,19 +72,22 @@ def data_of(name: str, task: dict, data_dir: Path | None) -> datasets.DatasetDic
         rows = list(read_rows(source))
         found = datasets.DatasetDict()
     require(len(rows) > 0, f"{source} holds no rows: check the file")
-    columns = columns_of(task)
+    check_columns(rows, columns_of(task), source, f"{name} needs rows as {task['dataset_path']} has them")
+    check_rows(name.removeprefix(PREFIX), ((f"{source} row {number}", row) for number, row in enumerate(rows, start=1)))
+    if data_dir is not None:
+        found["test"] = table(rows, source)
+    return found
+
+
+def check_columns(rows: Iterable[dict], columns: set[str], source: str | Path, needs: str) -> None:
+    """Raise ValueError naming the first row that has nothing in one of the columns."""
     for number, row in enumerate(rows, start=1):
         filled = {column for column in row if row[column] not in (None, "")}
         lacking = ", ".join(sorted(columns - filled))
         require(
             not lacking,
-            f"{source} row {number} has nothing in column {lacking}, only in {', '.join(sorted(filled)) or 'none'}: "
-            f"{name} needs rows as {task['dataset_path']} has them",
+            f"{source} row {number} has nothing in column {lacking}, only in {', '.join(sorted(filled)) or 'none'}: {needs}",
         )
-    check_rows(name.removeprefix(PREFIX), ((f"{source} row {number}", row) for number, row in enumerate(rows, start=1)))
-    if data_dir is not None:
-        found["test"] = table(rows, source)
-    return found
 
 
 def table(rows: list[dict], source: Path) -> datasets.Dataset:
@@ -116,7 +124,13 @@ def our_task(name: str, data_dir: Path | None, samples: int, judge: Judge) -> di
     return task
 
 
-def task_manager(names: list[str], include_path: Path | None) -> TaskManager:
+@cache
+def every_task() -> TaskManager:
+    """A manager of our tasks and all of lm-eval's."""
+    return TaskManager(include_path=str(FOLDER))
+
+
+def task_manager(names: list[str], include_path: Path | None, protocol: Protocol) -> TaskManager:
     """A manager that knows the names. Raises ValueError for one that does not exist, naming the nearest.
 
     lm-eval's own tasks are only indexed, which takes seconds, where a name is not found without them.
@@ -124,24 +138,71 @@ def task_manager(names: list[str], include_path: Path | None) -> TaskManager:
     folders = [str(folder) for folder in (FOLDER, include_path) if folder is not None]
     manager = TaskManager(include_path=folders, include_defaults=False)
     if any(not is_ours(name) and name not in manager.all_tasks for name in names):
-        manager = TaskManager(include_path=folders)
+        manager = every_task() if include_path is None else TaskManager(include_path=folders)
     for name in names:
         if (is_ours(name) and name not in OURS) or (name not in manager.all_tasks and not Path(name).is_file()):
             close = difflib.get_close_matches(name, [*OURS, *manager.all_tasks], n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"this repository's are {', '.join(OURS)}"
             raise ValueError(f"unknown task {name}: {hint}")
-        if PREFIX + name in OURS:
+        if PREFIX + name in OURS and protocol.of(name) is None:
             print(f"note: {name} is lm-eval's task; this repository's is {PREFIX + name}", file=sys.stderr)
     return manager
 
 
-def load(names: list[str], data_dir: Path | None, include_path: Path | None, samples: int, judge: Judge) -> dict:
-    """lm-eval's dictionary of tasks and groups. Raises ValueError where a data set cannot be had."""
-    manager = task_manager(names, include_path)
+def load(
+    names: list[str], data_dir: Path | None, include_path: Path | None, samples: int, judge: Judge, protocol: Protocol
+) -> tuple[dict, dict[str, list[str]]]:
+    """lm-eval's dictionary of tasks and groups, and the tasks that each of lm-eval's names in the protocol stands for.
+
+    Raises ValueError where a data set cannot be had, or a task runs programs without the user's consent.
+    """
+    manager = task_manager(names, include_path, protocol)
+    members = {name: stock.members(manager, name) for name in names if not is_ours(name) and protocol.of(name)}
     try:
-        specs = [our_task(name, data_dir, samples, judge) if is_ours(name) else name for name in names]
-        return manager.load(specs)
+        with stock.programs_in_the_sandbox(manager, names, judge.scoring):
+            specs = []
+            for name in names:
+                if is_ours(name):
+                    specs.append(our_task(name, data_dir, samples, judge))
+                elif name in members and data_dir is not None:
+                    specs += [local_task(manager, member, data_dir, protocol.of(name)) for member in members[name]]
+                else:
+                    specs.append(name)
+            return manager.load(specs), members
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"the data of {', '.join(names)} cannot be loaded ({error}): check the network, or pass --data_dir"
         ) from error
+
+
+def stock_files(benchmark: Benchmark, data_dir: Path) -> None:
+    """Raise ValueError unless a folder has the rows of one of lm-eval's own tasks; one file where it has several."""
+    pattern = data_dir / benchmark.files["test"].replace("{subset}", "*")
+    found = any(pattern.parent.glob(pattern.name)) if pattern.parent.is_dir() else False
+    require(found, f"{pattern} does not exist: --data_dir must hold it for {benchmark.task}")
+
+
+def local_task(manager: TaskManager, name: str, data_dir: Path, benchmark: Benchmark) -> dict:
+    """The configuration of one of lm-eval's own tasks with the rows of local files, each checked."""
+    task = load_yaml(manager.task_index[name].yaml_path, resolve_func=True)
+    data = datasets.DatasetDict()
+    for split, pattern in benchmark.files.items():
+        source = data_dir / pattern.replace("{subset}", str(task.get("dataset_name")))
+        if (
+            split != "test" and not source.is_file()
+        ):  # lm-eval asks for the split of its examples even where it takes none
+            require(benchmark.num_fewshot == 0, f"{source} does not exist: the examples of {name} come from it")
+            data[split] = data["test"].select([])
+            continue
+        require(source.is_file(), f"{source} does not exist: --data_dir must hold it for {name}")
+        rows = list(read_rows(source))
+        if benchmark.task_ids is not None:
+            first, last = benchmark.task_ids
+            rows = [row for row in rows if first <= row["task_id"] <= last]
+        require(bool(rows), f"{source} holds no rows of {name}: check the file")
+        check_columns(rows, set(benchmark.columns), source, f"{name} needs rows as {task['dataset_path']} has them")
+        stock.check_marks(rows, benchmark.columns, source)
+        if benchmark.score in SCORINGS:
+            check_rows(name, ((f"{source} row {number}", row) for number, row in enumerate(rows, start=1)))
+        data[split] = table(rows, source)
+    return task | {"custom_dataset": lambda **_: data}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# GSM8K with the published settings: MODEL_PATH=... bash evaluation/scripts/eval_gsm8k.sh
+# GSM8K with the settings of a protocol, by default CD4LM's:
+# MODEL_PATH=... bash evaluation/scripts/eval_gsm8k.sh
 # The method and its paired baselines, one report; see common.sh for what the environment may say.
 set -euo pipefail
-TASK="${TASK:-gsm8k}" GEN_LENGTH="${GEN_LENGTH:-256}" BLOCK_LENGTH="${BLOCK_LENGTH:-32}"
+TASK="${TASK:-gsm8k}"
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 evaluate_and_compare "$@"

@@ -169,8 +169,8 @@ def sentence(error: ValidationError, cls: type | None = None, where: str = "") -
 def hint(cls: type | None, place: list) -> str:
     """The nearest name to the unknown key at `place`, or all names of its section."""
     for key in place[:-1]:
-        if cls is not None and not isinstance(key, int):
-            kind = typing.get_type_hints(cls)[key]
+        if cls is not None and key in (hints := typing.get_type_hints(cls)):  # not the place in a list, a name of ours
+            kind = hints[key]
             cls = next((k for k in (kind, *typing.get_args(kind)) if is_dataclass(k)), None)
     if cls is None:
         return ""

@@ -17,6 +17,8 @@ class FormatConfig:
 
     prompt_template: null uses the tokenizer's chat template (what evaluation uses); a string with {question} is raw
         text, for instance "{question} " (published for GSM8K) or "Instruction: {question}\\nSolution: " (code).
+    end: what ends the answer before that: nothing more than its EOS, or the chat template's end-of-turn token (LLaDA's
+        <|eot_id|>, Dream's <|im_end|>), with which LLaDA's own fine-tuning data ends a turn.
     eos: after the answer put no EOS (published), one, or fill the canvas with it (as LLaDA's own fine-tuning does).
     answer_length: canvas that `fill` fills, in tokens; a longer answer gets one EOS.
     max_length: longest prompt + answer kept, in tokens; longer rows are left out and counted.
@@ -24,6 +26,7 @@ class FormatConfig:
     """
 
     prompt_template: str | None = None
+    end: Literal["eos", "turn"] = "eos"
     eos: Literal["none", "one", "fill"] = "fill"
     answer_length: Count = 256
     max_length: Annotated[int, Field(ge=2)] = 512
@@ -44,7 +47,7 @@ class DataConfig:
     answers_temperature and answers_block_length; keep: of the teacher's answers all, or the right ones.
     """
 
-    dataset: Literal["gsm8k", "opencode", "tiny"]
+    dataset: Literal["gsm8k", "opencode", "bs17k", "tiny"]
     dir: str
     world: World = field(default_factory=World)
     source: str | None = None

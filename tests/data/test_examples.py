@@ -1,7 +1,11 @@
 """Tokens of prompt and answer: the boundary, the EOS policies, and what a batch holds."""
 
+import json
+
 import pytest
 import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from cd4lm.data.examples import AnswerCollator, AnswerDataset, encode_answer, encode_prompt, end_ids
 from cd4lm.settings import FormatConfig
@@ -20,6 +24,29 @@ def test_the_boundary_is_exact(tokenizer):
 def test_eos_policies(tokenizer, eos, count):
     ids = encode_answer(tokenizer, ROW["answer"], FormatConfig(eos=eos, answer_length=20))
     assert ids[8:] == [tokenizer.eos_token_id] * count
+
+
+@pytest.mark.parametrize("eos,count", [("none", 0), ("one", 1), ("fill", 11)])
+def test_an_answer_may_end_its_turn_before_eos(tokenizer, eos, count):
+    """As LLaDA's own fine-tuning data; the canvas stays as long, and decoding ends at the first of the two."""
+    ids = encode_answer(tokenizer, ROW["answer"], FormatConfig(end="turn", eos=eos, answer_length=20))
+    plain = encode_answer(tokenizer, ROW["answer"], FormatConfig(eos="none"))
+    turn = tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    assert ids == [*plain, turn, *[tokenizer.eos_token_id] * count]
+    first = next(i for i, token in enumerate(ids) if token in end_ids(tokenizer))
+    assert tokenizer.decode(ids[:first]) == ROW["answer"]
+
+
+def test_a_tokenizer_without_an_end_of_turn_is_refused(tokenizer):
+    """Unknown tokens become unk or, as here, nothing."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend["added_tokens"] = [token for token in backend["added_tokens"] if token["content"] != "<|eot_id|>"]
+    backend["model"]["vocab"] = {k: v for k, v in backend["model"]["vocab"].items() if k != "<|eot_id|>"}
+    ends = {"eos_token": tokenizer.eos_token, "unk_token": tokenizer.unk_token}
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)), **ends)
+    with pytest.raises(ValueError, match=r"format.end=turn needs <\|eot_id\|> or <\|im_end\|>") as caught:
+        encode_answer(bare, ROW["answer"], FormatConfig(end="turn"))
+    assert "\n" not in str(caught.value) and end_ids(bare) == (bare.eos_token_id,)
 
 
 def test_an_answer_longer_than_the_canvas_gets_one_eos(tokenizer):

@@ -1,13 +1,14 @@
 """Reading and splitting rows, and the command that prepares them."""
 
 import json
+from dataclasses import replace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from cd4lm.data.rows import read_jsonl
-from cd4lm.data.splits import Source, build_splits, read_source
+from cd4lm.data.splits import SOURCES, Source, build_splits, read_source
 from tests.command_line import command
 from tests.conftest import ROOT
 
@@ -61,6 +62,38 @@ def test_the_hub_path_streams_and_takes_only_what_is_asked_for(tmp_path):
     source = Source(str(tmp_path), None, "input", "output", 0.95, None)
     rows = list(read_source(source, None, "main", 7))
     assert rows == [{"question": f"task {i}", "answer": "x"} for i in range(7)]
+
+
+def bs17k_rows(part: str, count: int) -> list[dict]:
+    return [{"question": f"{part} {i} ?", "qwen7b_answer": f"so {i}", "answer": "unused"} for i in range(count)]
+
+
+def test_bs17k_is_both_parts_one_after_the_other(tmp_path):
+    """load_dataset itself, on two folders in the hub's layout."""
+    for part, count in (("hard", 4), ("easy", 3)):
+        (tmp_path / part).mkdir()
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(bs17k_rows(part, count)), tmp_path / part / "train.parquet"
+        )
+    source = replace(SOURCES["bs17k"], hub_name=f"{tmp_path}/hard {tmp_path}/easy")
+    rows = list(read_source(source, None, "main main", None))
+    wanted = [*(f"hard {i} ?" for i in range(4)), *(f"easy {i} ?" for i in range(3))]
+    assert [row["question"] for row in rows] == wanted and rows[5] == {"question": "easy 1 ?", "answer": "so 1"}
+    assert list(read_source(source, None, "main main", 5)) == rows[:5]
+    assert len(SOURCES["bs17k"].hub_name.split()) == 2
+
+
+def test_bs17k_from_a_local_file(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bs17k_rows("hard", 40)))
+    out = tmp_path / "out"
+    done = prepare("--dataset", "bs17k", "--source", tmp_path / "rows.jsonl", "--output_dir", out)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["counts"] == {"train": 38, "validation": 2} and manifest["dataset"] == "bs17k"
+    assert all(row["answer"].startswith("so ") for row in read_jsonl(out / "train.jsonl"))
+    (tmp_path / "other.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    with pytest.raises(ValueError, match="row 1 has no text in column 'qwen7b_answer'"):
+        build_splits("bs17k", str(tmp_path / "other.jsonl"), "r", None, seed=42)
 
 
 def test_a_missing_column_is_named(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cd4lm.decoding.likelihood import log_likelihoods
-from cd4lm.diffusion.likelihood import likelihood_masks, log_likelihood_estimate
+from cd4lm.diffusion.likelihood import likelihood_masks, log_likelihood_estimate, mask_counts
 from cd4lm.diffusion.noise import row_keys
 
 PROMPT, ANSWER = torch.tensor([5, 9, 2, 14]), torch.tensor([7, 3, 21])
@@ -25,18 +25,40 @@ def estimate(model, pairs, samples=64, batch_size=16, seed=0, ids=None) -> list[
 
 
 @torch.no_grad()
-def exact(model, prompt, answer) -> float:
-    """The expectation itself: every number of masks, every choice of positions."""
-    n, total = len(answer), 0.0
+def by_count(model, prompt, answer) -> torch.Tensor:
+    """For each number of masks k = 1..n the mean over every choice of positions of n/k times the summed log p, (n,)."""
+    n, found = len(answer), []
     for k in range(1, n + 1):
-        chosen = list(combinations(range(n), k))
+        chosen, total = list(combinations(range(n), k)), 0.0
         for positions in chosen:
             masked = torch.zeros(n, dtype=torch.bool)
             masked[list(positions)] = True
             x = torch.cat((prompt, answer.masked_fill(masked, 59)))[None]
             log_p = model(input_ids=x).logits[0, len(prompt) :].double().log_softmax(-1)
-            total += log_p.gather(-1, answer[:, None])[:, 0][masked].sum().item() * n / k / n / len(chosen)
-    return total
+            total += log_p.gather(-1, answer[:, None])[:, 0][masked].sum().item() * n / k
+        found.append(total / len(chosen))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def exact(model, prompt, answer) -> float:
+    """The expectation itself: every number of masks is as likely (LLaDA, equation 6)."""
+    return by_count(model, prompt, answer).mean().item()
+
+
+def shares(n: int, counts: list[int]) -> torch.Tensor:
+    """How often each of 1..n is among the counts, as shares, (n,)."""
+    return torch.tensor(counts).bincount(minlength=n + 1)[1:].double() / len(counts)
+
+
+def our_counts(n: int, samples: int) -> list[int]:
+    """Counts of all samples for every offset; they change only where n * offset is whole, so n offsets are all cases."""
+    offsets = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    return [int(k) for offset in offsets for k in mask_counts(n, samples, offset)]
+
+
+def rounded_counts(n: int, b: int) -> list[int]:
+    """Counts of a batch of b in LLaDA's own program, for every k that it may draw: k + i n/b, rounded half to even."""
+    return [(round(k + i * n / b) - 1) % n + 1 for k in range(1, n + 1) for i in range(b)]
 
 
 class TestMasks:
@@ -53,6 +75,15 @@ class TestMasks:
         assert counts.double().mean().item() == pytest.approx(4, abs=0.15)
         assert counts.min() == 1 and counts.max() == 7
 
+    @pytest.mark.parametrize("n,samples", [(4, 8), (8, 16), (7, 16), (5, 3), (3, 128), (12, 1)])
+    def test_every_count_has_the_same_share_exactly(self, n, samples):
+        assert torch.equal(shares(n, our_counts(n, samples)), torch.full((n,), 1 / n, dtype=torch.float64))
+
+    def test_rounding_half_to_even_prefers_even_counts(self):
+        assert (4 * shares(4, rounded_counts(4, 8))).tolist() == [0.5, 1.5, 0.5, 1.5]
+        assert (8 * shares(8, rounded_counts(8, 16))).tolist() == [0.5, 1.5] * 4
+        assert (4 * shares(4, rounded_counts(4, 4))).tolist() == [1.0] * 4  # no halves, no bias
+
     def test_estimate_by_hand(self):
         log_p = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
         masked = torch.tensor([[True, False], [True, True]])
@@ -60,6 +91,22 @@ class TestMasks:
 
 
 class TestModel:
+    def test_the_expectation_is_the_enumerated_value_and_that_of_rounding_is_not(self, model):
+        """Four tokens, all fifteen sets of masks; the expectation of an estimator is its shares of counts, summed up."""
+        answer = torch.tensor([7, 3, 21, 40])
+        values = by_count(model, PROMPT, answer)
+        ours, rounded = (
+            (shares(4, counts) * values).sum().item() for counts in (our_counts(4, 8), rounded_counts(4, 8))
+        )
+        assert ours == pytest.approx(exact(model, PROMPT, answer), rel=1e-12)
+        bias = (values * torch.tensor([-0.5, 0.5, -0.5, 0.5])).mean().item()
+        assert abs(bias) > 0.005 * abs(ours) and rounded - ours == pytest.approx(bias, rel=1e-9)
+        drawn = [estimate(model, [(PROMPT, answer)], 8, 64, seed)[0] for seed in range(1500)]
+        error = torch.tensor(drawn).std().item() / len(drawn) ** 0.5
+        assert (
+            abs(sum(drawn) / len(drawn) - ours) < 4 * error < abs(bias)
+        )  # the program itself, which tells the two apart
+
     def test_converges_to_the_exact_value(self, model):
         wanted = exact(model, PROMPT, ANSWER)
         few, many = (

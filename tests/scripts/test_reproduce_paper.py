@@ -93,6 +93,20 @@ def test_a_whole_reproduction_and_the_same_command_again(world, refused, monkeyp
 
 
 @pytest.mark.slow
+def test_the_students_in_the_fields_table(world):
+    """The same students under another protocol: runs and table apart from CD4LM's."""
+    done = reproduce(world, "--protocol", "field", TASKS="gsm8k")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "protocol field" in done.stdout and (world / "out/table_field.md").read_text() in done.stdout
+    pools = json.loads((world / "out/table_field.json").read_text())
+    assert [pool["benchmark"] for pool in pools[:4]] == ["GSM8K", "MATH", "HumanEval", "MBPP"]
+    assert all("TAD speed" in pool["published"] and not pool["runs"] for pool in pools[:4])
+    (own,) = [pool for pool in pools if "lm-eval's gsm8k" in pool["protocol"] and pool["runs"]]
+    assert {run["name"] for run in own["runs"]} >= {"cad_0.1", "teacher_cad_0.1", "teacher_fixed"}
+    assert "gen_length=32, not 256" in own["note"] and not own["published"]
+
+
+@pytest.mark.slow
 def test_a_bad_teacher_is_one_line_from_the_shell(world):
     done = reproduce(world, CONFIRM, TEACHER_MODEL_PATH="/nowhere", OUTPUT_DIR=str(world / "never"))
     assert done.returncode != 0 and len(done.stderr.splitlines()) == 1 and "/nowhere does not exist" in done.stderr
@@ -119,12 +133,14 @@ class TestRefused:
 
     def test_unknown_names(self, stops):
         stops("TASKS has gsm8", TASKS="gsm8")
+        stops("--protocol fields is not one of default, field", TASKS="gsm8k", PROTOCOL="fields")
         stops("RECIPE=best is not one of full, lora, published", TASKS="gsm8k", RECIPE="best")
         stops("did you mean temperature", "dscd.temprature=1", TASKS="gsm8k")
         stops("NUM_PROCESSES=two must be", TASKS="gsm8k", NUM_PROCESSES="two")
 
     def test_missing_rows(self, stops, tmp_path):
         stops("gsm8k/test.jsonl does not exist", TASKS="gsm8k", DATA_DIR=str(tmp_path))
+        stops("minerva_math/*.jsonl does not exist", TASKS="math500", PROTOCOL="field")
 
     def test_no_tokenizer(self, stops, world, tmp_path):
         teacher = shutil.copytree(world / "teacher", tmp_path / "teacher")

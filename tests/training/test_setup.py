@@ -39,6 +39,16 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_an_end_of_turn_that_the_tokenizer_lacks_is_refused_before_weights_are_read(tokenizer, monkeypatch):
+    """Its own EOS stays; only the ending that the format asks for is missing."""
+    config, form = LLaDAConfig.from_pretrained(TEACHER), FormatConfig(max_length=128, end="turn")
+    check_fit(config, tokenizer, form, "t")
+    monkeypatch.setattr("cd4lm.data.examples.TURNS", ("<|another|>",))
+    with pytest.raises(ValueError, match="format.end=turn needs") as caught:
+        check_fit(config, tokenizer, form, "t")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_packages(experiment())

@@ -12,6 +12,8 @@ from cd4lm.model.configuration import DiffusionConfig
 from cd4lm.model.tokenizer import Tokenizer
 from cd4lm.settings import FormatConfig
 
+TURNS = ("<|eot_id|>", "<|im_end|>")  # end-of-turn tokens of LLaDA's and Dream's chat templates
+
 
 def encode_prompt(tokenizer: Tokenizer, question: str, template: str | None = None) -> list[int]:
     """Token ids of a question, in the tokenizer's chat template or in raw text. Raises ValueError if it is empty."""
@@ -56,8 +58,12 @@ def check_token_ids(config: DiffusionConfig, tokenizer: Tokenizer) -> None:
 
 
 def encode_answer(tokenizer: Tokenizer, answer: str, config: FormatConfig) -> list[int]:
-    """Token ids of an answer and its EOS, tokenised apart from the prompt so that the boundary is exact."""
+    """Token ids of an answer and what ends it, tokenised apart from the prompt so that the boundary is exact.
+
+    Raises ValueError where the answer is to end with an end-of-turn token that the tokenizer does not have.
+    """
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    ids += [end_of_turn(tokenizer)] if config.end == "turn" else []
     count = {"none": 0, "one": 1, "fill": max(1, config.answer_length - len(ids))}[config.eos]
     return ids + [tokenizer.eos_token_id] * count
 
@@ -132,6 +138,21 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
         tokenizer.eos_token_id is not None,
         f"the tokenizer of {tokenizer.name_or_path} has no EOS: name eos_token in its tokenizer_config.json",
     )
-    turns = [tokenizer.convert_tokens_to_ids(turn) for turn in ("<|eot_id|>", "<|im_end|>")]
-    known = [turn for turn in turns if turn is not None and turn != tokenizer.unk_token_id]
-    return tuple(dict.fromkeys((tokenizer.eos_token_id, *known)))
+    return tuple(dict.fromkeys((tokenizer.eos_token_id, *turn_ids(tokenizer))))
+
+
+def turn_ids(tokenizer: Tokenizer) -> list[int]:
+    """The end-of-turn tokens that a tokenizer has, of those in TURNS."""
+    turns = [tokenizer.convert_tokens_to_ids(turn) for turn in TURNS]
+    return [turn for turn in turns if turn is not None and turn != tokenizer.unk_token_id]
+
+
+def end_of_turn(tokenizer: Tokenizer) -> int:
+    """The end-of-turn token. Raises ValueError for a tokenizer that has none."""
+    found = turn_ids(tokenizer)
+    require(
+        bool(found),
+        f"format.end=turn needs {' or '.join(TURNS)}, which the tokenizer of {tokenizer.name_or_path} does not have: "
+        "use format.end=eos",
+    )
+    return found[0]

@@ -6,7 +6,7 @@ import random
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from cd4lm.config import require
@@ -18,6 +18,7 @@ from cd4lm.data.tiny_task import DEFAULT, World, make_row
 class Source:
     """A data set of the hub: which columns hold question and answer, and how it is split (shares of train).
 
+    hub_name: one data set, or several that are read one after the other, separated by blanks.
     default_samples: rows taken when none are asked for, None = all.
     """
 
@@ -29,16 +30,22 @@ class Source:
     default_samples: int | None
 
 
+BS17K = tuple(f"Lansechen/bs17k_collection_filtered_{part}_maxlength600" for part in ("hard", "easy"))
 SOURCES = {
     "gsm8k": Source("openai/gsm8k", "main", "question", "answer", 0.90, None),
     "opencode": Source("nvidia/OpenCodeInstruct", None, "input", "output", 0.95, 200_000),
+    # D2F's data; the share is ours. CDLM adds 7.5k mathematics prompts for LLaDA, of which no more is known.
+    "bs17k": Source(" ".join(BS17K), None, "question", "qwen7b_answer", 0.95, None),
 }
 TINY = "tiny"  # the embedded task, whose problems are generated
 TINY_COUNTS = {"train": 4000, "validation": 500, "test": 2000}
 
 
 def revision_of(dataset: str, file: str | None) -> str:
-    """What pins the source: the hub's commit, or the SHA-256 of a local file; tiny is pinned by our own code."""
+    """What pins the source: the hub's commit, or the SHA-256 of a local file; tiny is pinned by our own code.
+
+    Several hub data sets have a commit each, in their order, separated by blanks.
+    """
     if dataset == TINY:
         require(file is None, f"--source does not apply to {dataset}: its problems are generated")
         return "generated"
@@ -50,7 +57,7 @@ def revision_of(dataset: str, file: str | None) -> str:
 
     name = SOURCES[dataset].hub_name
     try:
-        return HfApi().dataset_info(name).sha
+        return " ".join(HfApi().dataset_info(each).sha for each in name.split())
     except Exception as error:  # of whichever HTTP library the hub's client uses
         raise ValueError(
             f"the hub cannot be asked for {name} ({error}): check the network, or pass --source"
@@ -65,7 +72,9 @@ def read_source(source: Source, file: str | None, revision: str, limit: int | No
     if file is None:
         from datasets import load_dataset  # slow to import, and not needed for local files
 
-        rows = load_dataset(source.hub_name, source.subset, split="train", streaming=True, revision=revision)
+        names = zip(source.hub_name.split(), revision.split(), strict=True)
+        parts = (load_dataset(n, source.subset, split="train", streaming=True, revision=r) for n, r in names)
+        rows = chain.from_iterable(parts)
     else:
         rows = read_rows(file)
     for number, row in enumerate(islice(rows, limit), start=1):

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cd4lm.config import require
-from cd4lm.data.examples import chat_text
+from cd4lm.data.examples import chat_text, end_of_turn
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.model import DiffusionConfig, DiffusionLM
 from cd4lm.model.loading import load_config, load_model
@@ -41,6 +41,8 @@ def check_fit(config: DiffusionConfig, tokenizer: PreTrainedTokenizerBase, form:
     DecodingOptions.stored(folder)  # go into the student's folder at the end
     if form.prompt_template is None:
         chat_text(tokenizer, [{"role": "user", "content": "question"}])
+    if form.end == "turn":
+        end_of_turn(tokenizer)
     require(
         form.max_length <= config.max_sequence_length,
         f"format.max_length={form.max_length} exceeds the {config.max_sequence_length} positions of {folder}: lower it",
