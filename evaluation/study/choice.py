@@ -26,7 +26,10 @@ def terms_of(study: StudyConfig, world: str) -> Terms | None:
     if record is None:
         return None
     target = record.validation[one_token(study)][1] - study.margin
-    return Terms(target, study.budget_share * mean_of(record.validation, at_accuracy(record.validation, target))[0])
+    needed = mean_of(record.validation, at_accuracy(record.validation, target))[0]
+    # Where blocks already fill in one step each there is nothing to halve: no decoder of the envelope can take less.
+    least = min(nfe for nfe, _ in record.validation.values())
+    return Terms(target, max(study.budget_share * needed, least))
 
 
 def trials(study: StudyConfig, world: str, arm: str) -> list[dict] | None:

@@ -71,7 +71,7 @@ class StudyConfig:
     two splits; decoders are chosen on the first and judged on the second. mechanism: validation problems on which states
     are compared. margin: accuracy may fall this far under the teacher's at one token per step and count as equal.
     budget_share: a world's budget is this share of the forward passes that its teacher's envelope needs at equal
-    accuracy. records: folder of what was measured, kept in git; report: the page. processes: cells at a time, one thread
+    accuracy, but no fewer than its cheapest decoder takes. records: folder of what was measured, kept in git; report: the page. processes: cells at a time, one thread
     each.
     """
 

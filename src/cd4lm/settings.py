@@ -223,7 +223,9 @@ class EvaluateConfig:
     """The grid of decoders that the report compares, on held-out problems of the embedded task.
 
     split: `test` for the report; `validation` to choose settings, its results go to a folder of that name.
-    fixed_steps: budgets of FixedSteps; thresholds: of CAD; headline: the threshold of the report's first sentence.
+    fixed_steps: budgets of FixedSteps; thresholds: of CAD; headline: the threshold of the report's first sentence,
+    null = each model's own, chosen on the first `validation_problems` of the validation split: of the thresholds that are
+    as accurate there as the teacher at one token per step, less the margin, the one with the fewest forward passes.
     decoders: further ones, each the options (cd4lm.decoding.options) in which it differs from this section.
     margin: accuracy may fall this far under the teacher at one token per step and still count as equal.
     """
@@ -237,13 +239,17 @@ class EvaluateConfig:
     fixed_steps: tuple[Count, ...] = (256, 128, 64)
     thresholds: tuple[Probability, ...] = (0.95, 0.9, 0.8)
     decoders: tuple[DecodingOptions, ...] = ()
-    headline: Number = 0.95
+    headline: Number | None = 0.95
+    validation_problems: Count = 250
     margin: Annotated[Number, Field(ge=0, lt=1)] = 0.01
     seed: int = 0
 
     def __post_init__(self):
         require(self.gen_length in self.fixed_steps, f"fixed_steps must hold {self.gen_length}, one token per step")
-        require(self.headline in self.thresholds, f"thresholds must hold the headline {self.headline}")
+        require(
+            self.headline is None or self.headline in self.thresholds,
+            f"thresholds must hold the headline {self.headline}",
+        )
 
 
 @dataclass(frozen=True, config=STRICT)

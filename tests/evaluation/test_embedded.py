@@ -8,7 +8,8 @@ from cd4lm.config import ConfigError, build
 from cd4lm.decoding import ConfidenceAdaptive, FixedSteps, MultiBlock
 from cd4lm.model import LLaDAConfig
 from cd4lm.settings import EvaluateConfig, ExperimentConfig
-from evaluation.embedded import decoders, run_name
+from evaluation.embedded import cheapest, decoders, run_name, thresholds_of
+from evaluation.run import Run
 from scripts.run_experiment import check_experiment
 from tests.training.worlds import settings, write_teacher_and_data
 
@@ -48,8 +49,36 @@ def test_a_block_causal_student_has_each_with_the_exact_cache_too():
     )
 
 
-def test_the_control_is_compared_under_cad_alone():
-    assert [decoder.policy for decoder in grid_of(MULTI, name="control (lambda = 0)")[1]] == [ConfidenceAdaptive(0.9)]
+def test_the_control_is_not_measured_at_one_token_per_step():
+    found = [decoder.policy for decoder in grid_of(MULTI, name="control (lambda = 0)")[1]]
+    assert found == [FixedSteps(4), ConfidenceAdaptive(0.9), MultiBlock(0.5, 0.1)]
+
+
+def run_of(threshold: float, right: int, nfe: int) -> Run:
+    documents = [{"id": i, "right": i < right, "nfe": nfe} for i in range(10)]
+    return Run({"name": f"cad {threshold}", "decoder": {"confidence_threshold": threshold}}, documents)
+
+
+def test_the_threshold_that_validation_chooses():
+    runs = [run_of(0.9, 9, 20), run_of(0.7, 8, 12), run_of(0.5, 5, 8)]
+    assert cheapest(runs, 0.75).name == "cad 0.7" and cheapest(runs, 0.9).name == "cad 0.9"
+    assert cheapest(runs, 0.1).name == "cad 0.5" and cheapest(runs, 1.0).name == "cad 0.9"
+
+
+@pytest.mark.slow
+def test_a_headline_chosen_by_the_program(tmp_path):
+    """On a teacher with random weights every threshold is as good as one token per step, so the loosest is chosen."""
+    write_teacher_and_data(tmp_path)
+    tree = settings(tmp_path, "run") | {
+        "evaluate": GRID
+        | {"headline": None, "thresholds": [0.9, 0.0001], "problems": 4, "validation_problems": 4, "margin": 0.5}
+    }
+    config = build(ExperimentConfig, tree)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/student").symlink_to(tmp_path / "teacher")
+    found = thresholds_of(config)
+    assert found == {"teacher": 0.0001, "DSCD student": 0.0001}
+    assert not (tmp_path / "run/runs").exists() and (tmp_path / "run/validation/runs").is_dir()
 
 
 def test_what_differs_from_the_grid_is_in_the_name():
