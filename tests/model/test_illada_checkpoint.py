@@ -117,6 +117,16 @@ class TestMaskToken:
         (folder / "tokenizer.json").write_text(content)
         refuse(folder, "tokenizer.json is a Git LFS pointer|has no usable tokenizer")
 
+    @pytest.mark.parametrize("content", ['{"added_tokens_decoder": [1]}', '{"added_tokens_decoder": {"5": 7}}', "{"])
+    def test_names_that_cannot_be_read(self, folder, refuse, unread, content):
+        (folder / "tokenizer_config.json").write_text(content)
+        refuse(folder, "has no usable tokenizer|tokenizer_config.json is not valid JSON")
+
+    def test_an_end_that_cannot_be_read(self, folder, refuse, unread):
+        edit(folder, eos_token_id=None)
+        (folder / "tokenizer_config.json").write_text('{"eos_token": {"name": "</s>"}}')
+        refuse(folder, "has no usable tokenizer")
+
     def test_config_alone_where_no_tokenizer_is_there(self, folder):
         for file in folder.glob("*token*"):
             file.unlink()

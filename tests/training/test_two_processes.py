@@ -73,7 +73,9 @@ def check_same(folder: Path, name: str) -> None:
         torch.testing.assert_close(tensor, expected[key], atol=1e-4, rtol=1e-4)
 
 
-def test_ddp_with_a_sharded_teacher(world, monkeypatch):
+@pytest.mark.parametrize("where", ["world", "tied"])
+def test_ddp_with_a_sharded_teacher(where, request, monkeypatch):
+    world = request.getfixturevalue(where)
     monkeypatch.setenv("NUM_PROCESSES", "2")
     run = write_config(world, "ddp", shard_teacher=True)
     assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]

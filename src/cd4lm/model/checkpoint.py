@@ -88,7 +88,6 @@ def local_folder(folder: str | Path, *, weights: bool, hub: Mapping | None = Non
     """The folder of a checkpoint; a hub name is downloaded, its safetensors only where they are asked for.
 
     hub: further arguments of the download (revision, cache_dir, ...).
-
     Raises CheckpointError for a folder that does not exist and for a hub name that cannot be downloaded.
     """
     if Path(folder).is_dir():

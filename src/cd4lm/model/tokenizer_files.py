@@ -77,14 +77,17 @@ def id_of_token(folder: Path, token: str) -> int | None:
     Raises ValueError for files that differ or cannot be read.
     """
     found: dict[str, int | None] = {}
-    if (folder / BACKEND).is_file():
-        check_whole(folder / BACKEND)
-        found[BACKEND] = backend_of(folder).token_to_id(token)
-    if (folder / CONFIG).is_file():
-        listed = read_json(folder / CONFIG).get("added_tokens_decoder", {}).items()
-        found[CONFIG] = next((int(i) for i, added in listed if as_added(added).content == token), None)
-    if (folder / ADDED).is_file():
-        found[ADDED] = read_json(folder / ADDED).get(token)
+    try:
+        if (folder / BACKEND).is_file():
+            check_whole(folder / BACKEND)
+            found[BACKEND] = backend_of(folder).token_to_id(token)
+        if (folder / CONFIG).is_file():
+            listed = read_json(folder / CONFIG).get("added_tokens_decoder", {}).items()
+            found[CONFIG] = next((int(i) for i, added in listed if as_added(added).content == token), None)
+        if (folder / ADDED).is_file():
+            found[ADDED] = read_json(folder / ADDED).get(token)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise unusable(folder, error) from error
     ids = {number for number in found.values() if number is not None}
     if len(ids) > 1:
         raise ValueError(f"{token} is {found} in the tokenizer files: they are not of one model, copy them again")
@@ -92,9 +95,12 @@ def id_of_token(folder: Path, token: str) -> int | None:
 
 
 def named_token(folder: Path, kind: str) -> str | None:
-    """The token that a folder's tokenizer files name as eos_token, ...; None where none of them does."""
+    """The token that a folder's tokenizer files name as eos_token, ...; None where none does. Raises ValueError."""
     files = (folder / name for name in (NAMES, CONFIG))
-    named = [special_tokens(read_json(file)) for file in files if file.is_file()]
+    try:
+        named = [special_tokens(read_json(file)) for file in files if file.is_file()]
+    except (LookupError, TypeError) as error:
+        raise unusable(folder, error) from error
     return next((tokens[kind] for tokens in reversed(named) if kind in tokens), None)
 
 
