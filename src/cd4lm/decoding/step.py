@@ -109,7 +109,9 @@ def advance(stage: Stage, plan: tuple[Group, ...], window: int) -> torch.Tensor:
     width = move_on(canvas, policy, blocks, b)
     status = torch.where(canvas.block >= blocks, FINISHED, RUNNING)
     if config.stop_at_eos:
-        first_masked = first_true(canvas.masked) - canvas.masked.shape[1] + G  # in the answer; masks of the prompt below 0
+        first_masked = (
+            first_true(canvas.masked) - canvas.masked.shape[1] + G
+        )  # in the answer; masks of the prompt below 0
         status = torch.where(first_eos(canvas, eos_ids) < first_masked, FINISHED, status)
     status = torch.where(certainty.isfinite().all(dim=1), status, BROKEN)
     return torch.stack((status, canvas.block, canvas.step, width))
