@@ -190,7 +190,9 @@ class BlockCache(PrefixCache):
     def plan(self, blocks, refresh, L, split, window=1, gained=()) -> tuple[Group, ...]:
         b, P = self.config.block_length, L - self.config.gen_length
         first = [starts and block == 0 for block, starts in zip(blocks, refresh, strict=True)]
-        widths = [window * b + (P if new else b * more) for new, more in zip(first, gained, strict=True)]
+        if not split:  # few shapes: a power of two
+            gained = [1 << (more - 1).bit_length() if more else 0 for more in gained]
+        widths = [window * b + (P if new else more * b) for new, more in zip(first, gained, strict=True)]
         if not split or len(set(widths)) == 1:
             return (Group(None, max(widths), False),)
         rows_of = {width: tuple(i for i, w in enumerate(widths) if w == width) for width in widths}
