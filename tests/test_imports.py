@@ -19,7 +19,7 @@ ALLOWED = {
         "cd4lm.io",
     },
     "src/cd4lm/training": {"cd4lm"},
-    "src/cd4lm": {"cd4lm.config", "cd4lm.io", "cd4lm.settings"},
+    "src/cd4lm": {"cd4lm.config", "cd4lm.io", "cd4lm.objectives", "cd4lm.settings"},
     "evaluation/metrics": {"evaluation.metrics", "evaluation.intervals", "cd4lm.config", "cd4lm.data.rows"},
     "evaluation": {"evaluation", "cd4lm"},
     "scripts": {"evaluation", "cd4lm"},
