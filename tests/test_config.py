@@ -7,6 +7,7 @@ import pytest
 from cd4lm.config import CommandParser, ConfigError, dump, load, one_line
 from cd4lm.settings import CDLMConfig, ExperimentConfig, TrainConfig, TrajectoriesConfig
 from cd4lm.training.pretrain import PretrainConfig
+from evaluation.embedded import model_names
 from evaluation.study.settings import StudyConfig
 from tests.command_line import alone
 from tests.conftest import ROOT
@@ -172,7 +173,9 @@ def test_arms_of_the_field_train_as_many_rows():
     """Rows that go forward and backward through the student, of which two-state objectives make two of each."""
     path = ROOT / "configs/tiny_field.yaml"
     arms = [load(ExperimentConfig, path, words) for words in [(), *load(ExperimentConfig, path).also.values()]]
-    assert [arm.objective for arm in arms] == ["dscd", "cdlm", "dparallel", "d3llm", "tad"]
+    assert [arm.objective for arm in arms] == ["dscd", "cdlm", "dparallel", "d3llm", "tad", "tad"]
+    names = ["teacher", *(f"{label} student" for label in ("DSCD", "CDLM", "dParallel", "d3LLM", "TAD"))]
+    assert list(model_names(arms[0])) == [*names, "tad path"]
     states = {"cdlm": 2, "dparallel": 2, "d3llm": 2}
     assert {arm.train.max_steps * arm.train.batch_size * states.get(arm.objective, 1) for arm in arms} == {140 * 64}
 

@@ -97,7 +97,8 @@ def test_paths_without_hidden_states_are_the_same_paths(world, capsys):
         build_trainer(objective_config(world, "bare", objective, changes={"trajectories": paths}), world / "out")
 
 
-def test_going_on_with_other_settings_is_refused(world):
+def test_going_on_with_other_settings_is_refused(world, monkeypatch):
+    monkeypatch.setattr(collect_trajectories, "load_for_inference", lambda *_: pytest.fail("the weights were read"))
     config = cdlm_config(world, "run")
     other = dataclasses.replace(config, trajectories=dataclasses.replace(config.trajectories, temperatures=(0.0,)))
     with pytest.raises(ValueError, match=r"temperatures is \[0.0, 0.5\], not \[0.0\]"):

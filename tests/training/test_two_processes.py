@@ -81,7 +81,7 @@ def test_other_objectives_on_two_processes(world, monkeypatch, objective):
     train(objective_config(world, one, objective))
     monkeypatch.setenv("NUM_PROCESSES", "2")
     run = world / f"{two}.yaml"
-    dump(objective_config(world, two, objective), run)
+    dump(objective_config(world, two, objective, shard_teacher=objective == "tad"), run)
     assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
     for key in ("loss", *PARTS[objective], "grad_norm"):
         a, b = ([step[key] for step in steps(world / name)] for name in (one, two))
