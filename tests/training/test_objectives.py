@@ -95,6 +95,19 @@ def test_the_step_is_the_pure_loss_on_full_logits(world, objective, attention):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
+def test_weights_mix_tads_two_losses(world):
+    """At 0 a loss is not computed, and without distillation no teacher runs."""
+    losses = []
+    for weights in ((1.0, 0.0), (0.0, 1.0), (0.7, 0.3)):
+        section = {"tad": dict(zip(("reconstruction", "distillation"), weights, strict=True)) | {"temperature": 2.0}}
+        trainer, batch = trainer_and_batch(world, "tad", section)
+        calls = []
+        trainer.teacher.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        losses.append(trainer.compute_loss(trainer.model, batch))
+        assert len(calls) == int(weights[1] > 0) and losses[-1] > 0
+    torch.testing.assert_close(losses[2], 0.7 * losses[0] + 0.3 * losses[1], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("objective", NEW)
 def test_without_a_gradient_the_loss_is_the_same(world, objective):
     trainer, batch = trainer_and_batch(world, objective)

@@ -64,8 +64,9 @@ class TrajectoryDataset(Dataset):
     """Paths of a collection, read from disk one at a time, each with what its question has beside it.
 
     beside: token ids by row of the train split, for instance the data's own answer, which come under `name`; a path
-    whose question has none is left out, None keeps all with nothing beside them. held_out: the paths of every HELD_OUT-th question instead of the others.
-    skip_broken: leave damaged shards out, naming them, instead of raising ValueError. hidden: read the hidden states too.
+    whose question has none is left out, None keeps all with nothing beside them. held_out: the paths of every
+    HELD_OUT-th question instead of the others. skip_broken: leave damaged shards out, naming them, instead of raising
+    ValueError. hidden: read the hidden states too.
     """
 
     def __init__(
