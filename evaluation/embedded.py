@@ -21,6 +21,7 @@ from cd4lm.decoding import DecodeConfig, Decoder, DecodingOptions
 from cd4lm.decoding.options import SETTINGS
 from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
 from cd4lm.model.loading import load_config, load_for_inference, tokenizer_for_inference
+from cd4lm.objectives import OBJECTIVES
 from cd4lm.settings import EvaluateConfig, ExperimentConfig
 from evaluation.compare import compare
 from evaluation.measure import measure
@@ -31,6 +32,7 @@ PARTS = {
     "reconstruction": "cross-entropy, nats",
     "consistency": "consistency, nats",
     "distillation": "distillation, nats",
+    "certainty": "entropy where right, nats",
     "denoising": "masked denoising, nats",
     "lambda": "lambda",
 }
@@ -70,8 +72,8 @@ PAGE = """# {title}
 def model_names(config: ExperimentConfig) -> dict[str, Path]:
     """The checkpoints to compare, by the name the report gives them."""
     output = Path(config.output_dir)
-    own = "DSCD student" if config.cdlm is None else "CDLM student"
-    known = {"control": "control (lambda = 0)", "dscd": "DSCD student"}
+    students = {name: f"{label} student" for name, label in OBJECTIVES.items()}
+    own, known = students[config.objective], students | {"control": "control (lambda = 0)"}
     names = {"teacher": Path(config.teacher), own: output / "student"}
     return names | {known.get(name, name.replace("_", " ")): output / name / "student" for name in config.also}
 
@@ -221,7 +223,9 @@ def page(config: ExperimentConfig, runs: list[Run], compared: dict, thresholds: 
     caches = compared["exact_caches"]
     same = f"The exact cache changed no answer in {sum(c['same'] for c in caches)} of {len(caches)} runs.\n\n"
     return PAGE.format(
-        title="What DSCD and CAD bring" if config.cdlm is None else "CDLM, DSCD, their combination, and CAD",
+        title="CDLM, DSCD, their combination, and CAD"
+        if config.cdlm is not None
+        else f"What {OBJECTIVES[config.objective]} and CAD bring",
         headline=headline(config, compared, thresholds),
         families=family_table(compared),
         note=equal_accuracy_note(compared),

@@ -1,6 +1,7 @@
-"""One DSCD step, the published way against ours, side by side: agreement, time, peak memory, use of the device.
+"""Training steps side by side: DSCD's, the published way against ours, and those of the other objectives.
 
     python scripts/benchmark_training.py --shape 100m --batch 4 --length 512 --output outputs/training_benchmark.json
+    python scripts/benchmark_training.py --variants dscd,cdlm,dparallel,d3llm,tad    # each by its own trainer
     python scripts/benchmark_training.py --shape 8b --dtype bfloat16 --variants ours_lora,ours_checkpointing
 
 published           two models, logits of every position of both, nothing recomputed
@@ -8,7 +9,8 @@ ours                rows of masked positions, heads and loss in chunks
 ours_checkpointing  the same, with the blocks' activations recomputed
 ours_lora           rank 16 on every matrix of the blocks, recomputed activations, the teacher is the same weights
 
-A step is both forwards, the loss and the gradients; the optimizer's update, the same in all, is left out. Every variant
+A step is all forwards, the loss and the gradients; the optimizer's update, the same in all, is left out. Objectives take
+one or two states of a row, with or without a teacher, so their times compare per forward pass. Every variant
 runs in a process of its own, in turn, so that memory is its own and drift of the machine's speed hits all. Runs on a GPU
 if there is one. Writes JSON and prints a table. Weights and tokens are random: neither changes time or memory.
 """
@@ -31,6 +33,7 @@ from benchmarking.training_steps import VARIANTS, Work, measure
 
 from cd4lm.config import CommandParser, exit_with_message, require
 from cd4lm.io import write_json
+from cd4lm.objectives import OBJECTIVES
 
 
 def parse() -> argparse.Namespace:
@@ -41,7 +44,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512, help="tokens per row, a quarter of them prompt")
     parser.add_argument("--chunk", type=int, default=128, help="positions whose logits exist at a time")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
+    known = ", ".join((*VARIANTS, *OBJECTIVES))
+    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"comma-separated, of {known}")
     parser.add_argument("--steps", type=int, default=2, help="timed steps per round")
     parser.add_argument("--rounds", type=int, default=2, help="times each variant is started")
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -49,10 +53,10 @@ def parse() -> argparse.Namespace:
 
 
 def works(arguments: argparse.Namespace) -> list[Work]:
-    """What to measure, in the order of VARIANTS. Raises ValueError for options that cannot be used."""
-    asked = arguments.variants.split(",")
+    """What to measure, in the order of VARIANTS and OBJECTIVES. Raises ValueError for options that cannot be used."""
+    asked, known = arguments.variants.split(","), (*VARIANTS, *OBJECTIVES)
     for variant in asked:
-        require(variant in VARIANTS, f"--variants: {variant!r} is unknown, use some of {', '.join(VARIANTS)}")
+        require(variant in known, f"--variants: {variant!r} is unknown, use some of {', '.join(known)}")
     for name, least in (("batch", 1), ("steps", 1), ("rounds", 1), ("chunk", 1), ("length", 8)):
         value = vars(arguments)[name]
         require(value >= least, f"--{name}={value} must be at least {least}")
@@ -63,7 +67,7 @@ def works(arguments: argparse.Namespace) -> list[Work]:
     if arguments.output is not None:
         require_writable(arguments.output.parent)
     same = {name: vars(arguments)[name] for name in ("dtype", "batch", "length", "chunk", "steps")}
-    return [Work(variant, config, gradients=None, **same) for variant in VARIANTS if variant in asked]
+    return [Work(variant, config, gradients=None, **same) for variant in known if variant in asked]
 
 
 def alone(work: Work) -> dict:
@@ -82,7 +86,9 @@ def merge(rounds: list[dict]) -> dict:
     for name in ("seconds", "cpu_seconds"):
         merged[name] = median(s for record in rounds for s in record[name])
     for name in ("loss_peak", "step_peak", "total_peak", "matmul_rate"):
-        merged[name] = max(record[name] for record in rounds)
+        if name in merged:  # an objective's loss is not measured apart
+            merged[name] = max(record[name] for record in rounds)
+    merged["seconds_per_pass"] = merged["seconds"] / merged["passes"]
     return merged | {"share_of_matmul_rate": merged["flops"] / merged["seconds"] / merged["matmul_rate"]}
 
 
@@ -90,6 +96,8 @@ def cells(variant: str, r: dict, base: dict) -> dict[str, str]:
     """A line of the table, with ratios to the first variant."""
 
     def against(key: str, scale: float = 1) -> str:
+        if key not in r or key not in base:
+            return "-"
         return f"{r[key] / scale:.2f} ({r[key] / base[key]:.2f}x)"
 
     return {
@@ -98,6 +106,7 @@ def cells(variant: str, r: dict, base: dict) -> dict[str, str]:
         "step peak above weights, GB": against("step_peak", 1e9),
         "weights, GB": f"{r['weights'] / 1e9:.2f}",
         "s per step": against("seconds"),
+        "s per forward pass": against("seconds_per_pass"),
         "CPU s": against("cpu_seconds"),
         "share of matmul rate": f"{r['share_of_matmul_rate']:.0%}",
     }

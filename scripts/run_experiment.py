@@ -102,7 +102,7 @@ def prepare(settings: list[str]) -> ExperimentConfig:
     config = load(ExperimentConfig, settings[0], settings[1:])
     if not check_data(config.data):
         run("data", prepare_command(config))
-    if config.cdlm is not None and not is_complete(Path(config.trajectories.dir)):
+    if config.on_paths and not is_complete(Path(config.trajectories.dir)):
         run("trajectories", *collection_command(settings))
     return config
 

@@ -7,6 +7,7 @@ import pytest
 from cd4lm.config import CommandParser, ConfigError, dump, load, one_line
 from cd4lm.settings import CDLMConfig, ExperimentConfig, TrainConfig, TrajectoriesConfig
 from cd4lm.training.pretrain import PretrainConfig
+from evaluation.embedded import model_names
 from evaluation.study.settings import StudyConfig
 from tests.command_line import alone
 from tests.conftest import ROOT
@@ -43,6 +44,14 @@ def read(tmp_path, text: str, *overrides: str) -> ExperimentConfig:
         ("also: {a: x=1}", "also.a='x=1' must be a list"),
         ("lora: {targets: []}", r"lora.targets=\[\] must hold at least 1 value"),
         ("lora: {rnak: 3}", "unknown key lora.rnak: did you mean rank"),
+        ("lora: {dropout: 1.0}", "lora.dropout=1.0 must be below 1"),
+        ("train: {betas: [0.9]}", r"train.betas=\[0.9\] must have more than 1 values"),
+        ("cdlm: {}\ntad: {}", "cdlm and tad are several objectives: set all but one to null"),
+        ("d3llm: {}", "d3llm needs recorded trajectories: add a `trajectories` section"),
+        ("d3llm: {block_lengths: []}", r"d3llm.block_lengths=\[\] must hold at least 1 value"),
+        ("dparallel: {certainty: -1}", "dparallel.certainty=-1 must be at least 0"),
+        ("tad: {system: hello}\ntrajectories: {dir: d}", "system='hello' must contain {answer}"),
+        ("tad: {reconstruction: 0, distillation: 0}\ntrajectories: {dir: d}", "must not both be 0"),
         ("format: {prompt_template: hello}", "must contain {question}"),
         ("dscd: 3", "must be a section"),
         ("a: [", "not valid YAML"),
@@ -138,6 +147,37 @@ def test_published_settings_are_the_papers():
     assert (config.dscd.clamp, config.dscd.kl_positions, config.format.eos) == (5.0, "student", "none")
     assert config.format.prompt_template == "{question} " and config.format.attend_padding
     assert config.train.batch_size * config.train.accumulation * 8 == 64
+
+
+@pytest.mark.parametrize("backbone", ["llada_8b", "dream_7b"])
+def test_settings_of_the_other_methods_are_the_published_ones(backbone):
+    runs = {
+        name: load(ExperimentConfig, ROOT / f"configs/{backbone}_{name}.yaml") for name in ("dparallel", "d3llm", "tad")
+    }
+    for name, run in runs.items():
+        assert run.objective == name and run.block_causal is None
+        assert (run.train.learning_rate, run.train.weight_decay, run.train.warmup_steps) == (2e-5, 0.01, 0)
+        assert run.train.clip == 1 and run.lora.alpha == run.lora.rank
+    assert [runs[name].lora.rank for name in runs] == [128, 256, 128]
+    assert [runs[name].train.epochs for name in runs] == [6, 6, 1]
+    assert len(runs["d3llm"].d3llm.block_lengths) == 6  # one per epoch
+    assert runs["d3llm"].trajectories == runs["tad"].trajectories and not runs["tad"].trajectories.hidden
+    assert runs["tad"].lora.dropout == 0.05
+    ancestor = load(ExperimentConfig, ROOT / f"configs/{backbone}_cdlm_d2f.yaml")
+    assert ancestor.train.learning_rate == {"llada_8b": 1e-5, "dream_7b": 5e-6}[backbone]
+    assert (ancestor.lora.rank, ancestor.lora.alpha, ancestor.lora.dropout) == (32, 32, 0.1)
+    assert (ancestor.train.betas, ancestor.train.weight_decay, ancestor.train.warmup_steps) == ((0.9, 0.95), 0.05, 0)
+
+
+def test_arms_of_the_field_train_as_many_rows():
+    """Rows that go forward and backward through the student, of which two-state objectives make two of each."""
+    path = ROOT / "configs/tiny_field.yaml"
+    arms = [load(ExperimentConfig, path, words) for words in [(), *load(ExperimentConfig, path).also.values()]]
+    assert [arm.objective for arm in arms] == ["dscd", "cdlm", "dparallel", "d3llm", "tad", "tad"]
+    names = ["teacher", *(f"{label} student" for label in ("DSCD", "CDLM", "dParallel", "d3LLM", "TAD"))]
+    assert list(model_names(arms[0])) == [*names, "tad path"]
+    states = {"cdlm": 2, "dparallel": 2, "d3llm": 2}
+    assert {arm.train.max_steps * arm.train.batch_size * states.get(arm.objective, 1) for arm in arms} == {140 * 64}
 
 
 class TestCommandParser:

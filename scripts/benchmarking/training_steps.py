@@ -1,6 +1,7 @@
-"""One DSCD step in each of the ways that benchmark_training.py compares, and what it takes in time and memory."""
+"""A training step in each of the ways that benchmark_training.py compares, and what it takes in time and memory."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from cd4lm.diffusion.masking import nested_masks
 from cd4lm.diffusion.noise import row_keys
 from cd4lm.model import LLaDAConfig
 from cd4lm.model.loading import best_device
+from cd4lm.objectives import OBJECTIVES
 from cd4lm.settings import LoRAConfig
 from cd4lm.training.chunked_loss import Rows, chunked_dscd_loss
 from cd4lm.training.throughput import forward_flops
@@ -38,6 +40,18 @@ class Work:
     chunk: int
     steps: int
     gradients: Path | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is timed. models: those in memory; scored: rows of the head in the student's last pass; passes: forward passes
+    of the batch that a step costs, the gradients of activations and of weights counting as one each."""
+
+    student: torch.nn.Module
+    models: list[torch.nn.Module]
+    loss: Callable[[], torch.Tensor]
+    scored: Callable[[], int]
+    passes: float
 
 
 class Batch:
@@ -108,16 +122,31 @@ def loss_peak(work: Work) -> int:
     return memory.peak - memory.before
 
 
+def step_of(work: Work, device: torch.device) -> Step:
+    """The variant on its random batch."""
+    if work.variant in OBJECTIVES:
+        from benchmarking.objective_steps import objective_step  # the trainers, in the measuring process only
+
+        return objective_step(work, int(PROMPT_SHARE * work.length), device)
+    (student, teacher), batch = build(work, device), Batch(work, device)
+    models = [student] if teacher is None else [student, teacher]
+    passes = 3 if work.variant == "ours_lora" else 4
+    loss, scored = partial(loss_of, work, batch, student, teacher), int(batch.scored.sum())
+    return Step(student, models, loss, lambda: scored, passes)
+
+
 def measure(work: Work) -> dict:
     """Time and memory of one variant in this process."""
-    record, device = {"loss_peak": loss_peak(work)}, best_device()[0]
-    (student, teacher), batch = build(work, device), Batch(work, device)
+    device = best_device()[0]
+    record = {} if work.variant in OBJECTIVES else {"loss_peak": loss_peak(work)}
+    what = step_of(work, device)
+    student = what.student
     wall, busy = [], []
 
     def step() -> float:
         start, cpu = time.perf_counter(), time.process_time()
         student.zero_grad(set_to_none=True)
-        loss = loss_of(work, batch, student, teacher)
+        loss = what.loss()
         loss.backward()
         value = loss.item()  # waits for the device
         wall.append(time.perf_counter() - start)
@@ -134,17 +163,16 @@ def measure(work: Work) -> dict:
         torch.save((loss, {name: p.grad for name, p in student.named_parameters()}), work.gradients)
     elif work.gradients is not None and work.variant == "ours":
         record["agreement"] = agreement(student, loss, *torch.load(work.gradients, map_location="cpu"))
-    scored = int(batch.scored.sum())
-    # Both forwards and, at the cost of one forward each, the gradients of activations and of weights that are trained.
-    passes = 3 if work.variant == "ours_lora" else 4
+    scored = what.scored()
     return record | {
-        "weights": sum(p.nbytes for model in (student, teacher) if model is not None for p in model.parameters()),
+        "weights": sum(p.nbytes for model in what.models for p in model.parameters()),
         "step_peak": memory.peak - memory.before,
         "total_peak": memory.peak,
         "seconds": wall,
         "cpu_seconds": busy,
         "scored_positions": scored,
-        "flops": passes * forward_flops(work.config, work.batch, work.length, scored),
+        "passes": what.passes,
+        "flops": what.passes * forward_flops(work.config, work.batch, work.length, scored),
         "matmul_rate": matmul_ceiling(student, {work.batch * work.length}),
     }
 

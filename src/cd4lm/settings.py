@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from cd4lm.config import STRICT, Count, NotNegative, Number, Positive, Probability, Share, require
+from cd4lm.config import STRICT, Count, NotNegative, Number, Positive, Probability, require
 from cd4lm.data.tiny_task import World
 from cd4lm.decoding.options import DecodingOptions
+from cd4lm.objectives import OBJECTIVES, ON_PATHS, CDLMConfig, D3LLMConfig, DParallelConfig, DSCDConfig, TADConfig
+
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,38 +63,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class DSCDConfig:
-    """The DSCD objective (CD4LM).
-
-    temperature, initial_lambda, final_lambda, warmup_ratio: of the loss and its curriculum; two equal lambdas keep
-    lambda constant. clamp: upper bound of each part, 5.0 as published or null. masks: nested or independent, or the
-    states of block-wise decoding. kl_positions: take the KL on all student-masked positions (published), on those
-    masked for the teacher too, or on those the teacher sees. student_ratio, teacher_share, teacher_ratio,
-    short_guards: see nested_masks; block masks use teacher_share and block_length alone, see block_nested_masks.
-    loss_chunk: positions whose logits exist at a time.
-    """
-
-    temperature: Positive = 2.0
-    initial_lambda: Share = 0.9
-    final_lambda: Share = 0.5
-    warmup_ratio: Share = 0.1
-    clamp: Positive | None = None
-    masks: Literal["nested", "independent", "block"] = "nested"
-    kl_positions: Literal["student", "teacher", "visible"] = "teacher"
-    student_ratio: tuple[Share, Share] = (0.40, 0.90)
-    teacher_share: tuple[Share, Share] = (0.30, 0.70)
-    teacher_ratio: tuple[Share, Share] = (0.10, 0.60)
-    short_guards: bool = True
-    block_length: Count = 32
-    loss_chunk: Count = 128
-
-    def __post_init__(self):
-        for name in ("student_ratio", "teacher_share", "teacher_ratio"):
-            low, high = vars(self)[name]
-            require(low <= high, f"{name}={[low, high]} must be in ascending order: [{high}, {low}]")
-
-
-@dataclass(frozen=True, config=STRICT)
 class BlockCausalConfig:
     """The student's attention: its own block both ways and what comes before; null in an experiment is bidirectional.
 
@@ -104,12 +75,12 @@ class BlockCausalConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrajectoriesConfig:
-    """How the teacher's paths from an all-mask answer are recorded: one token per step, block by block (CDLM).
+    """How the teacher's paths from an all-mask answer are recorded: one token per step, block by block.
 
     dir: where; temperatures: each question is answered once at each of them, 0 is greedy; rows: questions of the train
     split, null = all; the canvas is format.answer_length, grid where its blocks start (see block_causal).
-    metric: module with score(row, text), to keep right answers only; null keeps all. dtype: of the stored hidden
-    states. shard_rows: trajectories per file, the unit of resuming. skip_broken_shards: train on the rest where a file
+    metric: module with score(row, text), to keep right answers only; null keeps all. hidden: store the hidden state of
+    every token too, which CDLM's distillation alone needs and which is nearly all of the disk space; dtype: of these. shard_rows: trajectories per file, the unit of resuming. skip_broken_shards: train on the rest where a file
     is damaged, instead of stopping.
     """
 
@@ -119,31 +90,12 @@ class TrajectoriesConfig:
     grid: Literal["answer", "absolute"] = "answer"
     rows: Count | None = None
     metric: str | None = None
+    hidden: bool = True
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     batch_size: Count = 32
     shard_rows: Count = 256
     seed: int = 42
     skip_broken_shards: bool = False
-
-
-@dataclass(frozen=True, config=STRICT)
-class CDLMConfig:
-    """The CDLM objective on recorded trajectories; the weights are those published for LLaDA (Dream: 1, 0.5, 0.01).
-
-    distillation, consistency, denoising: weights of the three losses; at 0 a loss is not computed. consistency_reach:
-    `later` compares a state with its finished block, on the blocks after it; `block` compares it with a later state of
-    the same block, on that block: the paper does not say which. loss_chunk: positions whose logits exist at a time.
-    """
-
-    distillation: NotNegative = 1.0
-    consistency: NotNegative = 0.5
-    denoising: NotNegative = 0.1
-    consistency_reach: Literal["later", "block"] = "later"
-    loss_chunk: Count = 128
-
-    def __post_init__(self):
-        weights = (self.distillation, self.consistency, self.denoising)
-        require(max(weights) > 0, f"weights {weights} must not all be 0: nothing would be trained")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -154,7 +106,7 @@ class TrainConfig:
     global_batch: rows of one optimizer step over all processes; null = batch_size x accumulation x the processes of
         the launch file. It never changes with NUM_PROCESSES: processes share the rows, in micro-batches of at most
         batch_size. shard_teacher: spread the frozen teacher over the processes.
-    clip: largest norm of the gradient, .inf never clips. teacher_dtype: of a separate teacher's weights; auto is
+    betas: AdamW's two. clip: largest norm of the gradient, .inf never clips. teacher_dtype: of a separate teacher's weights; auto is
     bfloat16 under bf16, else float32. compile: torch.compile on the blocks. group_by_length: micro-batches of rows of
     similar length. optimizer: adamw_8bit needs bitsandbytes.
     """
@@ -165,6 +117,7 @@ class TrainConfig:
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     weight_decay: NotNegative = 0.01
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     clip: Positive = 1.0
     batch_size: Count = 2
     accumulation: Count = 4
@@ -192,11 +145,13 @@ class LoRAConfig:
 
     targets: null adapts every matrix of the blocks, else regular expressions for the whole name of a matrix within a
     block (q_proj in LLaDA, self_attn.q_proj in Dream and iLLaDA); each must match one at least. Embedding and output
-    head lie outside the blocks and can never match. The update is alpha / rank times B A.
+    head lie outside the blocks and can never match. The update is alpha / rank times B A. dropout: share of an adapter's
+    input that is dropped while the student learns; its places depend on batch size and processes.
     """
 
     rank: Count = 16
     alpha: Positive = 32.0
+    dropout: Fraction = 0.0
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
@@ -241,7 +196,7 @@ class EvaluateConfig:
     decoders: tuple[DecodingOptions, ...] = ()
     headline: Number | None = 0.95
     validation_problems: Count = 250
-    margin: Annotated[Number, Field(ge=0, lt=1)] = 0.01
+    margin: Fraction = 0.01
     seed: int = 0
 
     def __post_init__(self):
@@ -258,7 +213,8 @@ class ExperimentConfig:
 
     also: further students to train and compare, by name, each the settings in which it differs from this one.
     init_from: checkpoint that the student starts from, null = the teacher. block_causal: the student's attention, null
-    keeps that of the checkpoint it starts from. cdlm: null trains with DSCD; CDLM needs trajectories.
+    keeps that of the checkpoint it starts from. cdlm, dparallel, d3llm, tad: the objective, at most one of them; with
+    none it is dscd. ON_PATHS need trajectories.
     evaluate: null for experiments whose evaluation is the benchmark scripts'.
     lora: null trains every weight beside a frozen copy. cad_eval: null evaluates the losses alone while training.
     """
@@ -277,25 +233,61 @@ class ExperimentConfig:
     block_causal: BlockCausalConfig | None = None
     trajectories: TrajectoriesConfig | None = None
     cdlm: CDLMConfig | None = None
+    dparallel: DParallelConfig | None = None
+    d3llm: D3LLMConfig | None = None
+    tad: TADConfig | None = None
 
     def __post_init__(self):
         taken = {"teacher", "student", "checkpoints", "cells", "validation", "tensorboard"}
         for name in self.also:
             require(name not in taken and "/" not in name, f"also.{name}: choose another name, this one is taken")
-        if self.cdlm is not None:
-            self._check_cdlm()
+        require(len(self.asked) <= 1, f"{' and '.join(self.asked)} are several objectives: set all but one to null")
+        if self.on_paths:
+            self._check_paths()
+        if self.block_causal is not None:
+            self.check_blocks("block_causal.", self.block_causal.block_length, self.block_causal.grid)
 
-    def _check_cdlm(self) -> None:
-        require(self.trajectories is not None, "cdlm needs recorded trajectories: add a `trajectories` section")
+    def _check_paths(self) -> None:
+        name, paths = self.objective, self.trajectories
+        require(paths is not None, f"{name} needs recorded trajectories: add a `trajectories` section")
         grouped = self.train.group_by_length
         require(not grouped, "group_by_length has no effect on trajectories, which have one length: leave it out")
-        for name in ("block_length", "grid") if self.block_causal is not None else ():
-            own, theirs = vars(self.block_causal)[name], vars(self.trajectories)[name]
+        stored = self.cdlm is None or self.cdlm.distillation == 0 or paths.hidden
+        require(stored, "cdlm.distillation needs the stored hidden states: set trajectories.hidden=true")
+        raw = self.tad is not None and self.format.prompt_template is not None
+        require(
+            not raw, "tad shows the teacher a system message: set format.prompt_template=null for the chat template"
+        )
+
+    def check_blocks(self, whose: str, block_length: int, grid: str) -> None:
+        """Raise ValueError unless a block-causal student of these blocks is trained on them, as far as it trains on any."""
+        if self.objective in ("cdlm", "tad"):
+            trained = {"trajectories.block_length": self.trajectories.block_length}
+            trained |= {"trajectories.grid": self.trajectories.grid}
+        elif self.objective == "d3llm":
+            trained = {"the last of d3llm.block_lengths": self.d3llm.block_lengths[-1]}
+        else:
+            trained = {} if self.dparallel is None else {"dparallel.block_length": self.dparallel.block_length}
+        for name, theirs in trained.items():
+            kind, ours = ("grid", grid) if name.endswith("grid") else ("block_length", block_length)
             require(
-                own == theirs,
-                f"block_causal.{name}={own} but trajectories.{name}={theirs}: the student must be trained on the "
-                "blocks that it decodes",
+                ours == theirs,
+                f"{whose}{kind}={ours} but {name}={theirs}: a student must be trained on the blocks that it decodes",
             )
+
+    @property
+    def asked(self) -> list[str]:
+        """Sections of objectives other than DSCD's, which needs none."""
+        return [name for name in OBJECTIVES if name != "dscd" and vars(self)[name] is not None]
+
+    @property
+    def objective(self) -> str:
+        """The section of the objective."""
+        return self.asked[0] if self.asked else "dscd"
+
+    @property
+    def on_paths(self) -> bool:
+        return self.objective in ON_PATHS
 
     @property
     def results_dir(self) -> str:

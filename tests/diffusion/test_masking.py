@@ -1,11 +1,17 @@
 """Masks: nesting, counts, guards, what is never masked."""
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cd4lm.diffusion.masking import (
     block_nested_masks,
     block_state_masks,
+    complementary_masks,
     independent_masks,
     mask_ratio,
     nested_masks,
@@ -143,3 +149,64 @@ class TestBlockNested:
         keys = row_keys(torch.arange(400), 5)[7:9]
         part = block_nested_masks(answer[7:9], keys, block_length=8, teacher_share=(0.3, 0.7))
         assert all(torch.equal(a, b[7:9]) for a, b in zip(part, whole, strict=True))
+
+
+class TestComplementary:
+    """Two states that mask one block in turn."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(st.integers(1, 30), min_size=1, max_size=6),
+        st.integers(1, 12),
+        st.floats(0, 1),
+        st.booleans(),
+        st.integers(0, 2**40),
+        st.integers(0, 11),
+    )
+    def test_they_complement_each_other(self, lengths, block_length, ratio, on_path, seed, offset):
+        answer, B = answers(*lengths, width=40), len(lengths)
+        order = torch.full(answer.shape, -1)
+        for row, n in enumerate(lengths):
+            order[row, 4 : 4 + n] = torch.randperm(n)
+        offset = torch.full((B,), offset % block_length)
+        how = {"block_length": block_length, "ratio": ratio, "offset": offset}
+        first, second, later = complementary_masks(
+            answer, row_keys(torch.arange(B), seed), order=order if on_path else None, **how
+        )
+        assert not (first & second).any() and not (later & (first | second)).any()
+        assert not ((first | second | later) & ~answer).any()
+        index = (torch.arange(40) - 4 + offset[:, None]).div(block_length, rounding_mode="floor")
+        for row in range(B):
+            here = first[row] | second[row]
+            block = index[row][here].unique()
+            assert len(block) == 1  # one block, whole
+            assert torch.equal(here, answer[row] & (index[row] == block))
+            assert torch.equal(later[row], answer[row] & (index[row] > block))
+            assert first[row].sum() == math.ceil(ratio * int(here.sum()))
+            if on_path and first[row].any() and second[row].any():
+                assert order[row][first[row]].min() > order[row][second[row]].max()  # what the path commits last
+
+    def test_every_block_is_met_and_half_is_half(self):
+        answer = answers(*[40] * 400)
+        first, second, _ = complementary_masks(answer, keys(400), block_length=8, ratio=0.5)
+        assert set(((first | second).int().argmax(dim=1) - 4).tolist()) == {0, 8, 16, 24, 32}
+        assert (first.sum(dim=1) == 4).all() and (second.sum(dim=1) == 4).all()
+        share = first[:, 4:44].float().mean(dim=0)
+        assert share.max() - share.min() < 0.1
+
+    def test_the_path_state_grows_with_the_ratio(self):
+        """Masks of one path at a larger share contain those at a smaller one."""
+        answer = answers(*[40] * 50)
+        order = torch.full(answer.shape, -1)
+        order[:, 4:44] = torch.rand(50, 40).argsort(dim=1)
+        how = {"block_length": 16, "order": order}
+        states = [complementary_masks(answer, keys(50), ratio=r, **how)[0] for r in (0.0, 0.2, 0.5, 0.8, 1.0)]
+        assert not states[0].any()
+        for fewer, more in pairwise(states):
+            assert not (fewer & ~more).any() and more.sum() > fewer.sum()
+
+    def test_a_row_does_not_depend_on_its_batch(self):
+        answer = answers(30, 40, 50)
+        whole = complementary_masks(answer, keys(3), block_length=8, ratio=0.5)
+        part = complementary_masks(answer[1:2], keys(3)[1:2], block_length=8, ratio=0.5)
+        assert all(torch.equal(a[1:2], b) for a, b in zip(whole, part, strict=True))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cd4lm.diffusion.noise import row_keys
-from cd4lm.diffusion.trajectory import trajectory_pair
+from cd4lm.diffusion.trajectory import path_window, trajectory_pair
 
 B, PROMPT, G, BLOCK = 400, 3, 12, 4
 
@@ -53,3 +53,14 @@ def test_states_depend_on_the_key_alone(order):
     part = trajectory_pair(order[5:9], keys[5:9], BLOCK, "later")
     assert all(torch.equal(a[5:9], b) for a, b in zip(whole, part, strict=True))
     assert not torch.equal(whole.masked, trajectory_pair(order, keys + 1, BLOCK, "later").masked)
+
+
+@pytest.mark.parametrize("delta", [1, 5, 100])
+def test_a_window_reveals_the_next_steps_and_keeps_the_rest(order, delta):
+    y, later, U, S = path_window(order, row_keys(torch.arange(B), 0), delta)
+    steps = G - y.sum(dim=1)
+    assert set(steps.tolist()) == set(range(G))  # every step of a path is drawn
+    assert torch.equal(U | S, y) and not (U & S).any() and torch.equal(S, later)
+    assert torch.equal(U.sum(dim=1), torch.minimum(G - steps, torch.tensor(delta)))
+    assert torch.equal(U, (order >= steps[:, None]) & (order < steps[:, None] + delta))
+    assert not (y & (order < 0)).any()

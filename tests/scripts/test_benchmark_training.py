@@ -1,11 +1,15 @@
 """The training benchmark as a user runs it: every variant computes the same loss and gradients."""
 
+import argparse
 import json
 import os
 import signal
 
 import pytest
+from benchmarking.shapes import DIMENSIONS, config_of
+from benchmarking.training_steps import Work, measure
 
+from cd4lm.objectives import OBJECTIVES
 from scripts import benchmark_training
 from tests.command_line import command
 
@@ -26,6 +30,20 @@ def test_variants_agree(tmp_path):
     assert adapted["flops"] == pytest.approx(0.75 * full["flops"])  # no gradient of the frozen weights
     assert adapted["weights"] < full["weights"]  # one model instead of two
     assert found["command"].endswith(" ".join(words)) and found["commit"]
+
+
+# Student and teacher; two states and the later one; two states; two states; a teacher that reads the answer first.
+@pytest.mark.parametrize("objective,passes", [("dscd", 4), ("cdlm", 7), ("dparallel", 6), ("d3llm", 6), ("tad", 4.75)])
+def test_every_objective_has_a_step(objective, passes):
+    assert objective in OBJECTIVES
+    config = config_of(argparse.Namespace(shape="tiny", **dict.fromkeys(DIMENSIONS)))
+    found = measure(Work(objective, config, "float32", batch=2, length=96, chunk=16, steps=2, gradients=None))
+    assert found["passes"] == passes and len(found["seconds"]) == 2
+    a_block = {"dparallel": 2 * 32, "d3llm": 2 * 32}.get(objective)  # of 72 tokens, so the last one is shorter
+    assert 0 < found["scored_positions"] <= (a_block or 2 * 2 * 72)
+    merged = benchmark_training.merge([found])
+    assert merged["seconds_per_pass"] == pytest.approx(merged["seconds"] / passes)
+    assert benchmark_training.cells(objective, merged, merged)["loss peak, GB"] == "-"
 
 
 def killed(work):

@@ -16,7 +16,7 @@ from cd4lm.training.collect_trajectories import collect
 from cd4lm.training.export import consolidate
 from cd4lm.training.train import build_trainer, train
 from tests.conftest import BACKBONES
-from tests.training.worlds import CDLM, cdlm_config, config, steps, write_teacher_and_data
+from tests.training.worlds import CDLM, cdlm_config, config, write_teacher_and_data
 
 ONLY = {name: {other: float(other == name) for other in PARTS} for name in PARTS}
 
@@ -84,33 +84,12 @@ def test_each_loss_is_the_pure_one_on_full_logits(world, name):
     assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_accumulation_4x1_equals_1x4(world):
-    for name, shape in (
-        ("whole", {"batch_size": 4, "accumulation": 1}),
-        ("parts", {"batch_size": 1, "accumulation": 4}),
-    ):
-        if not (world / name).exists():
-            train(cdlm_config(world, name, **shape))
-    for key in ("loss", *PARTS, "grad_norm"):
-        values = [[step[key] for step in steps(world / name)] for name in ("whole", "parts")]
-        assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-5), key
-
-
 def test_the_student_is_block_causal_and_says_so(world):
     if not (world / "whole/student").exists():
         train(cdlm_config(world, "whole", batch_size=4, accumulation=1))
     saved = load_config(world / "whole/student")
     assert (saved.attention, saved.block_length, saved.block_grid) == ("block_causal", 8, "answer")
     assert load_config(world / "teacher").attention == "bidirectional"
-
-
-def test_adapters_and_their_checkpoint(world):
-    lora = {"lora": vars(LoRAConfig()) | {"targets": [".*proj"], "rank": 4}}
-    name = "lora"
-    train(cdlm_config(world, name, changes=lora))
-    saved = load_config(world / name / "student")
-    assert saved.attention == "block_causal"
-    assert [s["loss"] for s in steps(world / name)]
 
 
 def test_dscd_under_the_block_causal_mask_and_a_warm_start(world):

@@ -5,8 +5,15 @@ from itertools import product
 import pytest
 import torch
 
-from cd4lm.diffusion.losses import cdlm_consistency, cdlm_distillation, masked_diffusion_loss, mean_weights
-from cd4lm.training.chunked_loss import Rows, chunked_dscd_loss, weighted_rows
+from cd4lm.diffusion.losses import (
+    cdlm_consistency,
+    cdlm_distillation,
+    certainty_loss,
+    masked_diffusion_loss,
+    mean_weights,
+    tad_distillation,
+)
+from cd4lm.training.chunked_loss import Rows, chunked_certainty_loss, chunked_dscd_loss, weighted_rows, whole_rows
 from cd4lm.training.consistency_loss import dscd_loss
 
 N, D, V = 37, 16, 301
@@ -109,26 +116,69 @@ def test_no_teacher_only_at_weight_zero(case):
 
 
 @pytest.mark.parametrize("chunk", [5, 256])
-@pytest.mark.parametrize("loss", ["distillation", "consistency", "denoising"])
-def test_losses_of_cdlm_equal_the_pure_ones(case, loss, chunk):
+@pytest.mark.parametrize("loss", ["distillation", "consistency", "denoising", "privileged"])
+def test_weighted_losses_equal_the_pure_ones(case, loss, chunk):
     h, w, h_t, w_t, labels, _ = case
     at = torch.zeros(4, 12, dtype=torch.bool)
     at.view(-1)[torch.randperm(48)[:N]] = True
     x0 = torch.zeros(4, 12, dtype=torch.long)
     x0[at] = labels
     h, w, head = (t.clone().requires_grad_() for t in (h, w, w_t))
+    T = 2.0 if loss == "privileged" else 1.0
+    weights, options = T**2 * mean_weights(at), {"temperature": T, "chunk": chunk}
     if loss == "denoising":
         expected = masked_diffusion_loss(h @ w.T, x0, at)
-        found = weighted_rows(Rows(h, w), None, labels, mean_weights(at), chunk=chunk)
+        found = weighted_rows(Rows(h, w), None, labels, weights, **options)
     else:
-        pure = {"distillation": cdlm_distillation, "consistency": cdlm_consistency}[loss]
-        expected = pure(h @ w.T, (h_t @ head.T).detach(), at)
-        found = weighted_rows(Rows(h, w), Rows(h_t, head), None, mean_weights(at), chunk=chunk)
+        pure = {"distillation": cdlm_distillation, "consistency": cdlm_consistency, "privileged": tad_distillation}[
+            loss
+        ]
+        own = {"temperature": T} if loss == "privileged" else {}
+        expected = pure(h @ w.T, (h_t @ head.T).detach(), at, **own)
+        found = weighted_rows(Rows(h, w), Rows(h_t, head), None, weights, **options)
     gradients = [torch.autograd.grad(value, (h, w)) for value in (expected, found)]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(b, a, atol=1e-6, rtol=1e-5)
     with torch.no_grad():
         target = None if loss == "denoising" else Rows(h_t, head)
-        again = weighted_rows(Rows(h, w), target, labels if target is None else None, mean_weights(at), chunk=chunk)
+        again = weighted_rows(Rows(h, w), target, labels if target is None else None, weights, **options)
     torch.testing.assert_close(again, expected.detach(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 20, 256])
+def test_certainty_equals_the_pure_loss(case, chunk):
+    """However many rows share a chunk, and where one row alone is larger than it."""
+    h, w, *_, labels, _ = case
+    at = torch.zeros(6, 12, dtype=torch.bool)
+    at[:4].view(-1)[torch.randperm(48)[: N - 1]] = True
+    at[5, 3] = True  # after a row without a position
+    x0 = torch.zeros(6, 12, dtype=torch.long)
+    x0[at] = labels
+    w = w.clone()
+    w[labels[::2]] += h[::2]  # half of them right
+    h, w = h.clone().requires_grad_(), w.requires_grad_()
+    how = {"beta": 2.0, "temperature": 0.5}
+    expected = certainty_loss(h @ w.T, x0, at, **how)
+    found = chunked_certainty_loss(Rows(h, w), labels, at, chunk=chunk, **how)
+    assert expected.certainty > 0
+    torch.testing.assert_close(tuple(found), tuple(expected), atol=1e-6, rtol=1e-5)
+    gradients = [torch.autograd.grad(loss.total, (h, w)) for loss in (expected, found)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        again = chunked_certainty_loss(Rows(h, w), labels, at, chunk=chunk, **how)
+    torch.testing.assert_close(tuple(again), tuple(part.detach() for part in expected), atol=1e-6, rtol=1e-5)
+
+
+def test_certainty_of_no_position_is_zero(case):
+    h, w = case[0][:0].clone().requires_grad_(), case[1].clone().requires_grad_()
+    nowhere = torch.zeros(2, 3, dtype=torch.bool)
+    loss = chunked_certainty_loss(Rows(h, w), case[4][:0], nowhere, beta=2.0, temperature=0.5, chunk=4)
+    loss.total.backward()
+    assert loss.total.item() == 0 and w.grad.abs().sum() == 0
+
+
+def test_chunks_of_whole_rows():
+    found = [(part.rows.start, part.rows.stop) for part in whole_rows([3, 0, 4, 9, 1, 1], 7)]
+    assert found == [(0, 7), (7, 16), (16, 18)] and whole_rows([], 7) == [] and whole_rows([0, 0], 7) == []

@@ -21,7 +21,16 @@ from cd4lm.training.pretrain import PretrainConfig, pretrain
 from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 from cd4lm.training.train import NOT_TRAINING, build_trainer, parameter_count, train
 from tests.training.test_trainer import trainer
-from tests.training.worlds import LOSSES, cdlm_config, config, steps, write_teacher_and_data
+from tests.training.worlds import (
+    ADAPTERS,
+    LOSSES,
+    PARTS,
+    cdlm_config,
+    config,
+    objective_config,
+    steps,
+    write_teacher_and_data,
+)
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
@@ -131,6 +140,14 @@ def run_killed(forks, target, run, folder, after: list[int]) -> None:
     assert process.exitcode == 0
 
 
+def same_runs(whole: Path, other: Path, values: tuple[str, ...]) -> None:
+    """Logs and weights are equal to the last bit."""
+    for key in (*values, "grad_norm"):
+        assert [step[key] for step in steps(other)] == [step[key] for step in steps(whole)], key
+    a, b = (load_file(folder / "student/model.safetensors") for folder in (whole, other))
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
 def signalled_twice(folder: Path) -> None:
     """Train with two SIGTERMs within the first step."""
 
@@ -151,6 +168,13 @@ class TestInterrupted:
         folder = tmp_path_factory.mktemp("world")
         write_teacher_and_data(folder)
         train(config(folder, "whole", max_steps=12))
+        return folder
+
+    @pytest.fixture(scope="class")
+    def paths(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("paths")
+        write_teacher_and_data(folder)
+        collect(cdlm_config(folder, "any"))
         return folder
 
     def test_killed_at_several_steps_equals_uninterrupted(self, world, forks):
@@ -174,20 +198,20 @@ class TestInterrupted:
         assert len(files[0]) == 5 and [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
         train(whole)
         run_killed(forks, train, killed, tmp_path / "killed", [1, 4])
-        expected, other = steps(tmp_path / "whole"), steps(tmp_path / "killed")
-        for key in ("step", "loss", "distillation", "consistency", "denoising", "grad_norm"):
-            assert [step[key] for step in other] == [step[key] for step in expected], key
-        a, b = (load_file(tmp_path / name / "student/model.safetensors") for name in ("whole", "killed"))
-        assert all(torch.equal(a[key], b[key]) for key in a)
+        same_runs(tmp_path / "whole", tmp_path / "killed", ("step", "loss", *PARTS["cdlm"]))
+
+    @pytest.mark.parametrize("objective", ["dparallel", "d3llm", "tad"])
+    def test_other_objectives_killed_at_several_steps(self, paths, forks, objective):
+        """TAD with adapters that drop out, whose random numbers a checkpoint holds."""
+        lora = {"lora": ADAPTERS["lora"] | {"dropout": 0.3}} if objective == "tad" else {}
+        runs = [objective_config(paths, f"{objective}_{n}", objective, changes=lora) for n in ("whole", "killed")]
+        train(runs[0])
+        run_killed(forks, train, runs[1], paths / f"{objective}_killed", [1, 3])
+        same_runs(paths / f"{objective}_whole", paths / f"{objective}_killed", ("step", "loss", *PARTS[objective]))
 
     def same(self, world, name):
-        whole, other = steps(world / "whole"), steps(world / name)
-        assert [step["step"] for step in other] == list(range(1, 13))
-        for key in LOSSES:
-            assert [step[key] for step in other] == [step[key] for step in whole], key
-        expected = load_file(world / "whole/student/model.safetensors")
-        for key, tensor in load_file(world / name / "student/model.safetensors").items():
-            assert torch.equal(tensor, expected[key])
+        assert [step["step"] for step in steps(world / name)] == list(range(1, 13))
+        same_runs(world / "whole", world / name, LOSSES)
 
     def test_sigterm_saves_exits_with_143_and_resumes(self, world, forks):
         run = config(world, "stopped", max_steps=12, save_every=100)

@@ -11,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from cd4lm.config import TERMINATED, load
+from cd4lm.config import TERMINATED, dump, load
+from cd4lm.data.trajectories import is_complete
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.collect_trajectories import collect
 from cd4lm.training.export import consolidate
@@ -20,9 +21,10 @@ from cd4lm.training.train import train
 from tests.conftest import ROOT
 from tests.training.worlds import (
     LOSSES,
+    PARTS,
     cdlm_config,
-    cdlm_settings,
     config,
+    objective_config,
     steps,
     write_config,
     write_teacher_and_data,
@@ -82,17 +84,36 @@ def test_ddp_with_a_sharded_teacher(where, request, monkeypatch):
     check_same(world, "ddp")
 
 
-def test_cdlm_on_two_processes(world, monkeypatch):
-    one = cdlm_config(world, "cdlm_one")
-    collect(one)
-    train(one)
+@pytest.mark.parametrize("objective", ["cdlm", "dparallel", "d3llm", "tad"])
+def test_other_objectives_on_two_processes(world, monkeypatch, objective):
+    if not is_complete(world / "paths"):
+        collect(cdlm_config(world, "any"))
+    one, two = (f"{objective}_{n}" for n in ("one", "two"))
+    train(objective_config(world, one, objective))
     monkeypatch.setenv("NUM_PROCESSES", "2")
-    run = world / "cdlm_two.yaml"
-    run.write_text(yaml.safe_dump(cdlm_settings(world, "cdlm_two")))
+    run = world / f"{two}.yaml"
+    dump(objective_config(world, two, objective, shard_teacher=objective == "tad"), run)
     assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
-    for key in ("loss", "distillation", "consistency", "denoising", "grad_norm"):
-        a, b = ([step[key] for step in steps(world / name)] for name in ("cdlm_one", "cdlm_two"))
+    for key in ("loss", *PARTS[objective], "grad_norm"):
+        a, b = ([step[key] for step in steps(world / name)] for name in (one, two))
         assert len(b) == 6 and b == pytest.approx(a, rel=1e-4, abs=1e-6), key
+
+
+@pytest.mark.parametrize("objective", ["dparallel", "tad"])
+def test_other_objectives_in_zero3(world, objective):
+    """TAD runs a whole teacher inside the student's gathered head."""
+    pytest.importorskip("deepspeed")
+    if not is_complete(world / "paths"):
+        collect(cdlm_config(world, "any"))
+    launch = cpu_launch_file(world, "accelerate_zero3_8gpu")
+    one, zero3 = (f"{objective}_{n}" for n in ("alone", "zero3"))
+    train(objective_config(world, one, objective, max_steps=2))
+    run = world / f"{zero3}.yaml"
+    dump(objective_config(world, zero3, objective, max_steps=2, global_batch=8, launch=launch), run)
+    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    for key in ("loss", *PARTS[objective], "grad_norm"):
+        a, b = ([step[key] for step in steps(world / name)] for name in (one, zero3))
+        assert len(b) == 2 and b == pytest.approx(a, rel=1e-4, abs=1e-6), key
 
 
 def test_zero2(world):

@@ -63,6 +63,25 @@ CDLM = {
 }
 
 
+# What turns CDLM's settings into another objective's, on the same paths and under the same block-causal mask.
+OBJECTIVES = {
+    "dscd": {"cdlm": None},
+    "cdlm": {},
+    "dparallel": {"cdlm": None, "dparallel": {"block_length": 8}},
+    "d3llm": {"cdlm": None, "d3llm": {"block_lengths": [4, 6, 8]}},
+    "tad": {"cdlm": None, "tad": {"delta": 6}},
+}
+PARTS = {
+    "dscd": ("consistency", "reconstruction"),
+    "cdlm": ("distillation", "consistency", "denoising"),
+    "dparallel": ("reconstruction", "certainty"),
+    "d3llm": ("reconstruction", "certainty"),
+    "tad": ("reconstruction", "distillation"),
+}
+BIDIRECTIONAL = {"block_causal": None}
+ADAPTERS = {"lora": {"rank": 4, "alpha": 32.0, "targets": [".*proj"]}}
+
+
 def cdlm_settings(folder: Path, name: str, *, changes: dict | None = None, **train) -> dict:
     """A config of CDLM as YAML has it; changes: sections to replace, None to leave one out."""
     tree = settings(folder, name, **train) | CDLM | {"format": {"eos": "fill", "answer_length": 40, "max_length": 128}}
@@ -72,6 +91,11 @@ def cdlm_settings(folder: Path, name: str, *, changes: dict | None = None, **tra
 
 def cdlm_config(folder: Path, name: str, **changes) -> ExperimentConfig:
     return build(ExperimentConfig, cdlm_settings(folder, name, **changes))
+
+
+def objective_config(folder: Path, name: str, objective: str, *, changes: dict | None = None, **train):
+    """As cdlm_config for any objective."""
+    return cdlm_config(folder, name, changes=OBJECTIVES[objective] | (changes or {}), **train)
 
 
 def config(folder: Path, name: str, **train) -> ExperimentConfig:

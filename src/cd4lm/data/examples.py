@@ -15,11 +15,21 @@ from cd4lm.settings import FormatConfig
 TURNS = ("<|eot_id|>", "<|im_end|>")  # end-of-turn tokens of LLaDA's and Dream's chat templates
 
 
-def encode_prompt(tokenizer: Tokenizer, question: str, template: str | None = None) -> list[int]:
-    """Token ids of a question, in the tokenizer's chat template or in raw text. Raises ValueError if it is empty."""
+def encode_prompt(
+    tokenizer: Tokenizer, question: str, template: str | None = None, system: str | None = None
+) -> list[int]:
+    """Token ids of a question, in the tokenizer's chat template, after a system message if there is one, or in raw text.
+
+    Raises ValueError if it is empty, and for a chat template that leaves the system message out.
+    """
     require(bool(question.strip()), "the prompt is empty: write a question")
     if template is None:
-        text = chat_text(tokenizer, [{"role": "user", "content": question}])
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        text = chat_text(tokenizer, [*messages, {"role": "user", "content": question}])
+        shown = system is None or system.strip() in text
+        require(
+            shown, f"the chat template of {tokenizer.name_or_path} leaves system messages out: use one that shows them"
+        )
     else:
         text = template.replace("{question}", question)
     return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,8 +1,9 @@
 """Recorded decoding paths of a teacher on disk: a manifest and shards of safetensors, and the rows a trainer reads.
 
 A shard holds n paths: row (n,) of the data's train split, temperature (n,), prompt (n, P) left-aligned with
-prompt_length (n,), tokens (n, G), order (n, G) the step at which each was committed, hidden (n, G, d) the teacher's last
-hidden state of each token in the step that committed it, from which the head gives its logits again.
+prompt_length (n,), tokens (n, G), order (n, G) the step at which each was committed, and where the manifest says so
+hidden (n, G, d), the teacher's last hidden state of each token in the step that committed it, from which the head gives
+its logits again.
 """
 
 import json
@@ -31,7 +32,7 @@ def read_manifest(folder: Path) -> dict:
     """Raises ValueError where there is none."""
     file = folder / MANIFEST
     require(file.is_file(), f"{file} does not exist: run python -m cd4lm.training.collect_trajectories first")
-    return json.loads(file.read_text())
+    return {"hidden": True} | json.loads(file.read_text())  # what older collections do not say
 
 
 def is_complete(folder: Path) -> bool:
@@ -60,17 +61,33 @@ def check_manifest(manifest: dict, expected: dict, folder: Path) -> None:
 
 
 class TrajectoryDataset(Dataset):
-    """Paths of a collection, read from disk one at a time, each with the data's own answer to its question.
+    """Paths of a collection, read from disk one at a time, each with what its question has beside it.
 
-    truth: token ids of the answer to each row of the train split, EOS included; a path whose question has none is left
-    out. held_out: the paths of every HELD_OUT-th question instead of the others.
-    skip_broken: leave damaged shards out, naming them, instead of raising ValueError.
+    beside: token ids by row of the train split, for instance the data's own answer, which come under `name`; a path
+    whose question has none is left out, None keeps all with nothing beside them. held_out: the paths of every
+    HELD_OUT-th question instead of the others. skip_broken: leave damaged shards out, naming them, instead of raising
+    ValueError. hidden: read the hidden states too.
     """
 
-    def __init__(self, folder: Path, truth: dict[int, list[int]], *, held_out: bool, skip_broken: bool):
-        self.truth, self.files, self.places = truth, [], []
+    def __init__(
+        self,
+        folder: Path,
+        beside: dict[int, list[int]] | None,
+        *,
+        held_out: bool,
+        skip_broken: bool,
+        name: str = "truth",
+        hidden: bool = True,
+    ):
+        manifest = read_manifest(folder)
+        require(
+            not hidden or manifest["hidden"],
+            f"{folder} was collected without hidden states: collect with trajectories.hidden=true into another folder",
+        )
+        self.beside, self.name, self.files, self.places = beside, name, [], []
+        self.tensors = ("row", "prompt", "prompt_length", "tokens", "order", *(["hidden"] if hidden else []))
         self._open: dict[Path, safe_open] = {}
-        for number in range(read_manifest(folder)["shards"]):
+        for number in range(manifest["shards"]):
             file = shard_file(folder, number)
             try:
                 with safe_open(file, "pt") as shard:
@@ -81,7 +98,8 @@ class TrajectoryDataset(Dataset):
                 if not held_out:  # once for the two parts of a collection
                     print(f"left out {file}: damaged or missing", file=sys.stderr)
                 continue
-            chosen = [i for i, row in enumerate(rows) if row in truth and (row % HELD_OUT == 0) == held_out]
+            kept = [i for i, row in enumerate(rows) if beside is None or row in beside]
+            chosen = [i for i in kept if (rows[i] % HELD_OUT == 0) == held_out]
             self.places += [(len(self.files), i) for i in chosen]
             self.files.append(file)
         require(bool(self.places), f"{folder} holds no trajectory {'for evaluation' if held_out else 'to train on'}")
@@ -94,39 +112,60 @@ class TrajectoryDataset(Dataset):
         file = self.files[number]
         if file not in self._open:
             self._open[file] = safe_open(file, "pt")
-        row = {
-            name: self._open[file].get_slice(name)[i] for name in ("row", "prompt", "prompt_length", "order", "hidden")
-        }
-        tokens = self._open[file].get_slice("tokens")[i]
-        return {
+        row = {name: self._open[file].get_slice(name)[i] for name in self.tensors}
+        example = {
             "example_id": index,
             "prompt": row["prompt"][: row["prompt_length"].item()].tolist(),
-            "answer": tokens.tolist(),
-            "truth": self.truth[row["row"].item()],
+            "answer": row["tokens"].tolist(),
             "order": row["order"],
-            "hidden": row["hidden"],
         }
+        if self.beside is not None:
+            example[self.name] = self.beside[row["row"].item()]
+        return example | {name: row[name] for name in self.tensors if name == "hidden"}
 
 
-class TrajectoryCollator:
-    """What AnswerCollator makes of the paths, order (B, L) with -1 off the answer, hidden (B, G, d), and under `truth_`
-    the same of prompt and the data's answer; all of one width L."""
+class PathCollator:
+    """What AnswerCollator makes of the paths, and order (B, L) with -1 off the answer."""
 
     def __init__(self, pad_id: int, attend_padding: bool = False):
         self.rows = AnswerCollator(pad_id, attend_padding)
+
+    def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
+        return self.ordered(self.rows(examples), examples)
+
+    def ordered(self, batch: dict[str, torch.Tensor], examples: Sequence[dict]) -> dict[str, torch.Tensor]:
+        order = torch.full(batch["input_ids"].shape, -1)
+        order[batch["answer"]] = torch.cat([example["order"].long() for example in examples])
+        return batch | {"order": order}
+
+
+class TrajectoryCollator(PathCollator):
+    """PathCollator's tensors, hidden (B, G, d), and under `truth_` what AnswerCollator makes of prompt and the data's
+    answer; all of one width L (CDLM)."""
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         both = self.rows([*examples, *(example | {"answer": example["truth"]} for example in examples)])
         B = len(examples)
         batch = {name: value[:B] for name, value in both.items()}
         batch |= {f"truth_{name}": both[name][B:] for name in ("input_ids", "attention_mask", "answer")}
-        order = torch.full(batch["input_ids"].shape, -1)
-        order[batch["answer"]] = torch.cat([example["order"].long() for example in examples])
-        return batch | {"order": order, "hidden": torch.stack([example["hidden"] for example in examples])}
+        batch = self.ordered(batch, examples)
+        if "hidden" in examples[0]:
+            batch["hidden"] = torch.stack([example["hidden"] for example in examples])
+        return batch
+
+
+class PrivilegedCollator(PathCollator):
+    """PathCollator's tensors, and under `teacher_` what AnswerCollator makes of the same answers after the teacher's
+    longer prompt, of a width of its own (TAD)."""
+
+    def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
+        longer = self.rows([example | {"prompt": example["privileged"]} for example in examples])
+        names = ("input_ids", "attention_mask", "answer", "prompt_length")
+        return super().__call__(examples) | {f"teacher_{name}": longer[name] for name in names}
 
 
 def collection_bytes(paths: int, gen_length: int, d_model: int, dtype: torch.dtype) -> int:
-    """What a collection takes on disk, but for its prompts: hidden states, tokens and order."""
+    """What a collection takes on disk, but for its prompts: hidden states (d_model = 0: none), tokens and order."""
     return paths * gen_length * (d_model * dtype.itemsize + 4 + 4)
 
 

@@ -115,3 +115,55 @@ def cdlm_consistency(student_logits: torch.Tensor, later_logits: torch.Tensor, r
     S are the true positions of remaining (B, L): masked in y* still. student_logits, later_logits: (N, V), of y and y*.
     """
     return (mean_weights(remaining) * divergence(later_logits.detach(), student_logits)).sum()
+
+
+class CertaintyLoss(NamedTuple):
+    """Scalars in nats: total = reconstruction + beta * certainty."""
+
+    total: torch.Tensor
+    reconstruction: torch.Tensor
+    certainty: torch.Tensor
+
+
+def entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Entropy of softmax(z / T) of each row in nats: (N, V) -> (N,) float32."""
+    log_p = F.log_softmax(logits.float() / temperature, dim=-1)  # (N, V)
+    return -(log_p.exp() * log_p).sum(dim=-1)
+
+
+def certainty_rows(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
+    """CE(z, label), the entropy of softmax(z / T), and whether argmax z is the label, of each row: (N, V), (N,)."""
+    nll = F.cross_entropy(logits.float(), labels, reduction="none")  # (N,)
+    return nll, entropy(logits, temperature), logits.detach().argmax(dim=-1) == labels
+
+
+def right_weights(right: torch.Tensor, row: torch.Tensor, rows: int) -> torch.Tensor:
+    """As mean_weights over the true positions of right (N,), of which each lies in row (N,) of so many rows. (N,)."""
+    count = torch.zeros(rows, device=right.device).index_add_(0, row, right.float())  # (B,)
+    return right / (count.clamp(min=1)[row] * rows)
+
+
+def certainty_loss(
+    logits: torch.Tensor, x0: torch.Tensor, masked: torch.Tensor, *, beta: float, temperature: float
+) -> CertaintyLoss:
+    """L = 1/|M| sum_M CE(z, x0) + beta 1/|R| sum_R H(softmax(z/T)), mean over rows (dParallel, certainty forcing).
+
+    M are the true positions of masked (B, L), R those of them whose argmax is x0 already: what is right becomes sharp.
+    logits: (N, V), at M. The method's loss is this of a state plus this of its complement. The published program takes
+    both means over a micro-batch; those over a row are the same however a step is divided into micro-batches.
+    """
+    nll, entropies, right = certainty_rows(logits, x0[masked], temperature)
+    reconstruction = (mean_weights(masked) * nll).sum()
+    certainty = (right_weights(right, masked.nonzero()[:, 0], len(masked)) * entropies).sum()
+    return CertaintyLoss(reconstruction + beta * certainty, reconstruction, certainty)
+
+
+def tad_distillation(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, remaining: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """T^2/|S| sum_S KL(softmax(z_teacher/T) || softmax(z_student/T)), mean over rows (TAD, privileged distillation).
+
+    S are the true positions of remaining (B, L), masked in the later state still; (N, V) each, the teacher's from an
+    input that holds the reference answer. TAD's other part is masked_diffusion_loss on what the later state reveals.
+    """
+    return temperature**2 * (mean_weights(remaining) * divergence(teacher_logits, student_logits, temperature)).sum()

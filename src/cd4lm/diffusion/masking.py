@@ -84,23 +84,34 @@ def uniform_count_masks(answer: torch.Tensor, keys: torch.Tensor) -> torch.Tenso
     return random_ranks(answer, draws[:, 1:]) < k[:, None]
 
 
+def chosen_block(
+    answer: torch.Tensor, noise: torch.Tensor, block_length: int, offset: torch.Tensor | int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One block of each row, uniform over its blocks, and those after it: bool (B, L) twice.
+
+    noise: (B,) in (0, 1). offset: (B,) positions of the first block that the prompt takes, on a grid that counts from
+    position 0.
+    """
+    blocks = ((answer.sum(dim=1) + offset).double() / block_length).ceil()
+    index = answer.long().cumsum(dim=1) - 1  # (B, L) place within the answer
+    if isinstance(offset, torch.Tensor):
+        index = index + offset[:, None]
+    block, chosen = index.div(block_length, rounding_mode="floor"), (noise * blocks).floor()[:, None]
+    return answer & (block == chosen), answer & (block > chosen)
+
+
 def block_state_masks(answer: torch.Tensor, keys: torch.Tensor, block_length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """States that block-wise decoding visits: earlier blocks clean, one block partly masked, later ones all masked.
 
     The current block is uniform over the row's blocks, its masked count uniform over 1..size.
     keys: (B,) int64. Returns bool (B, L) twice: masked, and masked within the current block (where decoding commits).
     """
-    n = answer.sum(dim=1).double()
-    blocks = (n / block_length).ceil()
     draws = uniform(keys, 2 + answer.shape[1])
-    index = answer.long().cumsum(dim=1) - 1  # (B, L) place within the answer
-    current_block = (draws[:, 0] * blocks).floor()[:, None]
-    block = index.div(block_length, rounding_mode="floor")
-    current = answer & (block == current_block)
+    current, later = chosen_block(answer, draws[:, 0], block_length)
     size = current.sum(dim=1).double()
     k = (draws[:, 1] * size).floor() + 1
     here = random_ranks(current, draws[:, 2:]) < k[:, None]
-    return here | (answer & (block > current_block)), here
+    return here | later, here
 
 
 def block_nested_masks(
@@ -119,3 +130,28 @@ def block_nested_masks(
     n_t = (k * scale(draws[:, 0], teacher_share)).floor().clamp(min=1)
     hidden = random_ranks(here, draws[:, 1:]) < n_t[:, None]
     return student, hidden | (student & ~here), here
+
+
+def complementary_masks(
+    answer: torch.Tensor,
+    keys: torch.Tensor,
+    *,
+    block_length: int,
+    ratio: float,
+    order: torch.Tensor | None = None,
+    offset: torch.Tensor | int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two states that mask one block in turn: what one masks of it the other shows (dParallel; d3LLM with `order`).
+
+    The block is chosen as in chosen_block; blocks before it are clean in both states and those after it masked. The
+    first state masks ceil(ratio n) of the block's n tokens: random ones, or those that a path commits last, so that it
+    is the path's own state there whatever blocks the path was recorded with. order: (B, L), see trajectory.py.
+    keys: (B,) int64. Returns bool (B, L) three times: masked of the block in the first and in the second state, and
+    the blocks after it.
+    """
+    draws = uniform(keys, 1 + answer.shape[1])
+    current, later = chosen_block(answer, draws[:, 0], block_length, offset)
+    k = (ratio * current.sum(dim=1).double()).ceil()
+    ranks = random_ranks(current, draws[:, 1:] if order is None else -order.double())
+    first = ranks < k[:, None]
+    return first, current & ~first, later

@@ -1,4 +1,4 @@
-"""States on a recorded decoding path, and what lies between two of them (CDLM).
+"""States on a recorded decoding path, and what lies between two of them (CDLM, TAD).
 
 `order` is int (B, L): the step, from 0, at which the teacher committed a token, one token per step and blocks left to
 right; -1 where there is no answer. A state at step s has committed the tokens with an order below s.
@@ -45,3 +45,14 @@ def trajectory_pair(
         committed=(order >= s) & ~later,
         remaining=later if reach == "later" else later & (order < end),
     )
+
+
+def path_window(order: torch.Tensor, keys: torch.Tensor, delta: int) -> TrajectoryPair:
+    """Two states of each row's path: y at a step s ~ U{0..n-1} of its n, y* delta steps later or at the end (TAD).
+
+    U are the tokens that y* reveals, S all that it still masks. keys: (B,) int64, the only randomness.
+    """
+    n = (order >= 0).sum(dim=1)  # (B,)
+    s = (uniform(keys, 1) * n[:, None]).long()  # (B, 1)
+    masked, later = order >= s, order >= s + delta
+    return TrajectoryPair(masked=masked, later_masked=later, committed=masked & ~later, remaining=later)

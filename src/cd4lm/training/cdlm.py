@@ -14,6 +14,7 @@ from cd4lm.diffusion.noise import row_keys
 from cd4lm.diffusion.trajectory import TrajectoryPair, trajectory_pair
 from cd4lm.settings import CDLMConfig
 from cd4lm.training.chunked_loss import Rows, weighted_rows
+from cd4lm.training.setup import without_dropout
 from cd4lm.training.trainer import StudentTrainer
 
 PARTS = ("distillation", "consistency", "denoising")
@@ -54,7 +55,7 @@ class CDLMTrainer(StudentTrainer):
             return None
         x = inputs["input_ids"].masked_fill(pair.later_masked, self.mask_id)
         context = {name: inputs[name] for name in ("attention_mask", "prompt_length")}
-        with torch.no_grad():
+        with torch.no_grad(), without_dropout(model):
             return model(input_ids=x, **context, logits_at=pair.remaining, reduce=lambda h, _: h).reduced
 
     def losses(self, rows: Rows, later: torch.Tensor | None, inputs: dict, pair: TrajectoryPair, noise) -> torch.Tensor:

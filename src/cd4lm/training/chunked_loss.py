@@ -10,11 +10,20 @@ Letters: N rows with a loss, M rows with a KL, d d_model, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from cd4lm.config import require
-from cd4lm.diffusion.losses import DSCDLoss, dscd_mix, dscd_rows
+from cd4lm.diffusion.losses import (
+    CertaintyLoss,
+    DSCDLoss,
+    certainty_rows,
+    dscd_mix,
+    dscd_rows,
+    mean_weights,
+    right_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -37,68 +46,83 @@ def compute_dtype(head: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.dtype
 
 
-def chunks(kept: torch.Tensor, size: int) -> list[tuple[slice, slice]]:
-    """Slices of the N rows, and of the M kept rows that fall into each: bool (N,) -> [(rows, kept rows)]."""
+class Part(NamedTuple):
+    """A chunk: which of the N rows, and which of the M rows with a KL."""
+
+    rows: slice
+    kept: slice
+
+
+EVERYTHING = Part(slice(None), slice(None))
+
+
+def chunks(kept: torch.Tensor, size: int) -> list[Part]:
+    """The N rows in chunks of `size`: bool (N,), true at the M rows with a KL."""
     starts = list(range(0, kept.numel(), size))
     before = [0, *kept.cumsum(dim=0)[[min(s + size, kept.numel()) - 1 for s in starts]].tolist()]
-    return [(slice(s, s + size), slice(before[i], before[i + 1])) for i, s in enumerate(starts)]
+    return [Part(slice(s, s + size), slice(before[i], before[i + 1])) for i, s in enumerate(starts)]
 
 
-def walk(
-    student: Rows,
-    teacher: Rows | None,
-    labels: torch.Tensor | None,
-    kept: torch.Tensor,
-    temperature: float,
-    size: int,
-    visit: Callable[[slice, slice, torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """dscd_rows of all rows, chunk by chunk.
+def whole_rows(counts: list[int], size: int) -> list[Part]:
+    """Neighbouring groups of counts[i] rows in chunks of at most `size` rows; a larger group is a chunk of its own."""
+    parts, start, end = [], 0, 0
+    for count in counts:
+        if end > start and end + count - start > size:
+            parts.append(Part(slice(start, end), slice(0, 0)))
+            start = end
+        end += count
+    return [*parts, Part(slice(start, end), slice(0, 0))] if end > start else parts
 
-    visit(rows, kept rows, logits (n, V), kl, nll) is called while a chunk's graph from its logits exists.
+
+# What a loss knows of each row of a chunk, from the logits (n, V) of its part: a tuple of (n,) or (m,) tensors.
+RowValues = Callable[[Part, torch.Tensor], tuple[torch.Tensor, ...]]
+
+
+def walk(student: Rows, parts: list[Part], values: RowValues, visit: Callable | None = None) -> list[torch.Tensor]:
+    """The values of all rows, chunk by chunk, each joined over the chunks.
+
+    visit(part, logits, *values) is called while a chunk's graph from its logits exists.
     """
-    kls, nlls = [], []
-    for part, kept_part in chunks(kept, size):
-        z_s = (student.hidden[part] @ student.head.T).float()  # (n, V)
-        z_t = None if teacher is None else teacher.hidden[kept_part] @ teacher.head.T  # (m, V)
+    found = []
+    # Without a row one empty chunk still says how many values there are.
+    for part in parts or [Part(slice(0, 0), slice(0, 0))]:
+        logits = (student.hidden[part.rows] @ student.head.T).float()  # (n, V)
         with torch.set_grad_enabled(visit is not None):
-            z_s.requires_grad_(visit is not None)
-            kl, nll = dscd_rows(z_s, z_t, None if labels is None else labels[part], kept[part], temperature)
+            logits.requires_grad_(visit is not None)
+            row = values(part, logits)
         if visit is not None:
-            visit(part, kept_part, z_s, kl, nll)
-        kls.append(kl.detach()), nlls.append(nll.detach())
-    empty = torch.zeros(0, device=kept.device)
-    return (torch.cat(kls), torch.cat(nlls)) if kls else (empty, empty)
+            visit(part, logits, *row)
+        found.append([value.detach() for value in row])
+    return [torch.cat(column) for column in zip(*found, strict=True)]
 
 
-class _WeightedRows(torch.autograd.Function):
-    """(kl_weights . kl + nll_weights . nll, kl (M,), nll (N,)).
+class _ChunkedLoss(torch.autograd.Function):
+    """(weigh(EVERYTHING, *values), then the values of all rows); the first has a gradient for the student's rows and head.
 
-    The first has a gradient for the student's rows and head.
+    weigh(part, *values of its rows) is a chunk's share of the scalar; the shares must add up to the whole.
     """
 
     @staticmethod
-    def forward(ctx, hidden, head, dtype, teacher, labels, kept, temperature, size, kl_weights, nll_weights):
+    def forward(ctx, hidden, head, dtype, parts, values, weigh):
         student = Rows(hidden, head).to(dtype)
         d_hidden = torch.empty_like(hidden)
         # float32, since chunk after chunk is added to it.
         d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
 
-        def accumulate(part, kept_part, logits, kl, nll):
+        def accumulate(part, logits, *row):
             with torch.enable_grad():
-                value = (kl_weights[kept_part] * kl).sum() + (nll_weights[part] * nll).sum()
-                (slope,) = torch.autograd.grad(value, logits)  # (n, V)
+                (slope,) = torch.autograd.grad(weigh(part, *row), logits)  # (n, V)
             slope = slope.to(student.head.dtype)
-            d_hidden[part] = (slope @ student.head).to(hidden.dtype)
+            d_hidden[part.rows] = (slope @ student.head).to(hidden.dtype)
             if d_head is not None and slope.dtype == d_head.dtype:
-                d_head.addmm_(slope.T, student.hidden[part])
+                d_head.addmm_(slope.T, student.hidden[part.rows])
             elif d_head is not None:
-                d_head.add_(slope.T @ student.hidden[part])
+                d_head.add_(slope.T @ student.hidden[part.rows])
 
-        kl, nll = walk(student, teacher, labels, kept, temperature, size, accumulate)
+        found = walk(student, parts, values, accumulate)
         ctx.gradients = [d_hidden, None if d_head is None else d_head.to(head.dtype)]
-        ctx.mark_non_differentiable(kl, nll)
-        return (kl_weights * kl).sum() + (nll_weights * nll).sum(), kl, nll
+        ctx.mark_non_differentiable(*found)
+        return weigh(EVERYTHING, *found), *found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -106,7 +130,29 @@ class _WeightedRows(torch.autograd.Function):
         # Scaled in place, so they can be used once: a second backward is an error instead of a wrong gradient.
         d_hidden, d_head = ctx.gradients
         ctx.gradients = None
-        return d_hidden.mul_(slope), None if d_head is None else d_head.mul_(slope), *[None] * 8
+        return d_hidden.mul_(slope), None if d_head is None else d_head.mul_(slope), *[None] * 4
+
+
+def chunked(student: Rows, parts: list[Part], values: RowValues, weigh: Callable) -> tuple[torch.Tensor, ...]:
+    """_ChunkedLoss where the student learns; else its value without a gradient."""
+    dtype = compute_dtype(student.head)
+    with torch.autocast(student.hidden.device.type, enabled=False):
+        if learns(student):
+            return _ChunkedLoss.apply(student.hidden, student.head, dtype, parts, values, weigh)
+        found = walk(student.detach().to(dtype), parts, values)
+        return weigh(EVERYTHING, *found), *found
+
+
+def kl_and_nll(target: Rows | None, labels: torch.Tensor | None, kept: torch.Tensor, temperature: float) -> RowValues:
+    """dscd_rows of a chunk; the target has no gradient."""
+    target = None if target is None else target.detach().to(compute_dtype(target.head))
+
+    def values(part: Part, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z_t = None if target is None else target.hidden[part.kept] @ target.head.T  # (m, V)
+        own = None if labels is None else labels[part.rows]
+        return dscd_rows(logits, z_t, own, kept[part.rows], temperature)
+
+    return values
 
 
 def learns(student: Rows) -> bool:
@@ -119,24 +165,47 @@ def weighted_rows(
     labels: torch.Tensor | None,
     weights: torch.Tensor,
     *,
+    temperature: float = 1.0,
     chunk: int,
 ) -> torch.Tensor:
     """sum_i w_i KL(target_i || student_i), or with labels and no target sum_i w_i CE(student_i, label_i), in nats.
 
-    student, target: N rows each with its head; labels, weights: (N,). The target has no gradient. Equal to the pure
-    losses of src/cd4lm/diffusion/losses.py in value and gradient; memory grows with `chunk` alone.
+    student, target: N rows each with its head; labels, weights: (N,); temperature: of both distributions of the KL. The
+    target has no gradient. Equal to the pure losses of src/cd4lm/diffusion/losses.py in value and gradient; memory grows
+    with `chunk` alone.
     """
     kept = torch.full_like(weights, target is not None, dtype=torch.bool)
-    target = None if target is None else target.detach().to(compute_dtype(target.head))
-    kl_weights = weights[:0] if target is None else weights
-    nll_weights = torch.zeros_like(weights) if labels is None else weights
-    fixed = (target, labels, kept, 1.0, chunk)
-    dtype = compute_dtype(student.head)
-    with torch.autocast(weights.device.type, enabled=False):
-        if learns(student):
-            return _WeightedRows.apply(student.hidden, student.head, dtype, *fixed, kl_weights, nll_weights)[0]
-        kl, nll = walk(student.detach().to(dtype), *fixed)
-    return (kl_weights * kl).sum() + (nll_weights * nll).sum()
+
+    def weigh(part: Part, kl: torch.Tensor, nll: torch.Tensor) -> torch.Tensor:
+        value = weights.new_zeros(()) if target is None else (weights[part.kept] * kl).sum()
+        return value if labels is None else value + (weights[part.rows] * nll).sum()
+
+    return chunked(student, chunks(kept, chunk), kl_and_nll(target, labels, kept, temperature), weigh)[0]
+
+
+def chunked_certainty_loss(
+    student: Rows, labels: torch.Tensor, masked: torch.Tensor, *, beta: float, temperature: float, chunk: int
+) -> CertaintyLoss:
+    """certainty_loss, equal in value and gradient, from hidden rows (N, d) at the true positions of masked (B, L).
+
+    labels: (N,). Only `total` carries a gradient. A row's positions share a chunk, since which of them are predicted
+    right, and so the weight of each, is known from their logits alone: memory grows with the larger of `chunk` and the
+    positions of a row.
+    """
+    weights, B = mean_weights(masked), len(masked)  # (N,)
+    row = masked.nonzero()[:, 0]  # (N,)
+
+    def values(part: Part, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return certainty_rows(logits, labels[part.rows], temperature)
+
+    def weigh(part: Part, nll: torch.Tensor, entropies: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        certain = right_weights(right, row[part.rows], B)
+        return (weights[part.rows] * nll).sum() + beta * (certain * entropies).sum()
+
+    parts = whole_rows(masked.sum(dim=1).tolist(), chunk)
+    total, nll, entropies, right = chunked(student, parts, values, weigh)
+    certainty = (right_weights(right, row, B) * entropies).sum()
+    return CertaintyLoss(total, (weights * nll).sum(), certainty)
 
 
 def chunked_dscd_loss(
@@ -160,23 +229,20 @@ def chunked_dscd_loss(
     kept = torch.ones_like(labels, dtype=torch.bool) if consistency_at is None else consistency_at
     n_kl, n_nll = (kept.sum().clamp(min=1), max(labels.numel(), 1)) if counts is None else counts
     scales = temperature**2 / n_kl, 1.0 / n_nll
-    dtype = compute_dtype(student.head)
-    teacher = None if teacher is None else teacher.detach().to(compute_dtype(teacher.head))
-    fixed = (teacher, labels, kept, temperature, chunk)
-    with torch.autocast(labels.device.type, enabled=False):
-        if clamp is not None or not learns(student):
-            with torch.no_grad():
-                kl, nll = (rows.sum() for rows in walk(student.detach().to(dtype), *fixed))
-        factors = weight * scales[0], (1 - weight) * scales[1]
-        if clamp is not None:  # a part whose mean exceeds the clamp has no gradient
-            flows = [(mean >= 0) & (mean <= clamp) for mean in (scales[0] * kl, scales[1] * nll)]
-            factors = factors[0] * flows[0], factors[1] * flows[1]
-        slope = 0.0  # zero in value, with the gradient of the whole
-        if learns(student):
-            ones = torch.ones(len(kept), device=labels.device)
-            weights = (factors[0] * ones[: int(kept.sum())], factors[1] * ones)
-            linear, *rows = _WeightedRows.apply(student.hidden, student.head, dtype, *fixed, *weights)
-            kl, nll = (row.sum() for row in rows)
-            slope = linear - linear.detach()
+    parts, values = chunks(kept, chunk), kl_and_nll(teacher, labels, kept, temperature)
+    if clamp is not None or not learns(student):
+        with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
+            kl, nll = (rows.sum() for rows in walk(student.detach().to(compute_dtype(student.head)), parts, values))
+    factors = weight * scales[0], (1 - weight) * scales[1]
+    if clamp is not None:  # a part whose mean exceeds the clamp has no gradient
+        flows = [(mean >= 0) & (mean <= clamp) for mean in (scales[0] * kl, scales[1] * nll)]
+        factors = factors[0] * flows[0], factors[1] * flows[1]
+    slope = 0.0  # zero in value, with the gradient of the whole
+    if learns(student):
+        linear, *rows = chunked(
+            student, parts, values, lambda _, kl, nll: factors[0] * kl.sum() + factors[1] * nll.sum()
+        )
+        kl, nll = (row.sum() for row in rows)
+        slope = linear - linear.detach()
     loss = dscd_mix(scales[0] * kl, scales[1] * nll, weight, clamp)
     return loss._replace(total=loss.total + slope)

@@ -1,4 +1,5 @@
-"""Record the teacher's decoding paths for CDLM: one token per step, with the hidden state each token was read from.
+"""Record the teacher's decoding paths for CDLM, d3LLM and TAD: one token per step, and for CDLM the hidden state that
+each token was read from.
 
     python -m cd4lm.training.collect_trajectories configs/tiny_cdlm.yaml [key=value ...]
     torchrun --nproc_per_node 8 -m cd4lm.training.collect_trajectories configs/llada_8b_cdlm.yaml    # shards shared out
@@ -67,14 +68,13 @@ class HiddenRecorder:
         self._hook.remove()
 
 
-def provenance(config: ExperimentConfig, model: DiffusionLM, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """What a collection depends on and training compares: teacher and tokenizer by digest, data, canvas and blocks."""
-    head = model.get_output_embeddings().weight.detach().to("cpu", torch.bfloat16).contiguous()
+def settings_provenance(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """What a collection depends on and training compares, but for the teacher: tokenizer and data by digest, canvas and
+    blocks."""
     words = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
     return {
-        "teacher": hashlib.sha256(head.view(torch.int16).numpy().tobytes()).hexdigest(),
         "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
-        "data": digest(read_jsonl(Path(config.data.dir) / "train.jsonl")),
+        "data": digest(train_rows(config)),
         "prompt_template": config.format.prompt_template,
         "gen_length": config.format.answer_length,
         "block_length": config.trajectories.block_length,
@@ -82,12 +82,26 @@ def provenance(config: ExperimentConfig, model: DiffusionLM, tokenizer: PreTrain
     }
 
 
-def usable_prompts(config: ExperimentConfig, tokenizer) -> tuple[list[dict], dict[int, torch.Tensor]]:
-    """All rows of the train split, and the prompts of those to answer that leave room for an answer, by row."""
+def weights_digest(model: DiffusionLM) -> str:
+    """SHA-256 over the head and the last block in bfloat16: however a model was trained on, one of them differs."""
+    found = hashlib.sha256()
+    for tensor in (model.get_output_embeddings().weight, *model.blocks[-1].parameters()):
+        found.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return found.hexdigest()
+
+
+def train_rows(config: ExperimentConfig, columns: tuple[str, ...] = ("question",)) -> list[dict]:
+    """Rows of the train split, with a text in each of the columns."""
     file = Path(config.data.dir) / "train.jsonl"
     require(file.is_file(), f"{file} does not exist: run scripts/prepare_data.py --output_dir {config.data.dir} first")
     rows = read_jsonl(file)
-    check_texts(rows, ("question",), file)
+    check_texts(rows, columns, file)
+    return rows
+
+
+def usable_prompts(config: ExperimentConfig, tokenizer) -> tuple[list[dict], dict[int, torch.Tensor]]:
+    """All rows of the train split, and the prompts of those to answer that leave room for an answer, by row."""
+    rows = train_rows(config)
     encoded = (encode_prompt(tokenizer, row["question"], config.format.prompt_template) for row in rows)
     room = config.format.max_length - config.format.answer_length
     chosen = {
@@ -101,7 +115,7 @@ def usable_prompts(config: ExperimentConfig, tokenizer) -> tuple[list[dict], dic
 
 
 def decode_paths(config, model, tokenizer, prompts, mine: list[int], temperature: float, bar):
-    """The result of decoding the paths `mine` at one temperature, and their hidden states (n, G, d)."""
+    """The result of decoding the paths `mine` at one temperature, and their hidden states (n, G, d) if asked for."""
     settings = config.trajectories
     options = DecodingOptions(
         policy="fixed",  # one token per step
@@ -114,15 +128,19 @@ def decode_paths(config, model, tokenizer, prompts, mine: list[int], temperature
     )
     decoder = options.decoder(model.config, end_ids(tokenizer))
     decoder = replace(decoder, config=replace(decoder.config, block_grid=settings.grid))
-    recorder = HiddenRecorder(model, len(mine), decoder.config, getattr(torch, settings.dtype))
-    parts, how = [], {"batch_size": settings.batch_size, "row_ids": mine, "on_step": recorder.after_step}
+    recorder, parts = None, []
+    if settings.hidden:
+        recorder = HiddenRecorder(model, len(mine), decoder.config, getattr(torch, settings.dtype))
+    on_step = None if recorder is None else recorder.after_step
     try:
+        how = {"batch_size": settings.batch_size, "row_ids": mine, "on_step": on_step}
         for g in generate(model, tokenizer, prompts, decoder, **how):
             parts.append(g.result)
             bar.update()
     finally:
-        recorder.close()
-    return DecodeResult.join(parts), recorder.hidden
+        if recorder is not None:
+            recorder.close()
+    return DecodeResult.join(parts), None if recorder is None else recorder.hidden
 
 
 def right_answers(config, tokenizer, rows: list[dict], result: DecodeResult) -> torch.Tensor:
@@ -149,7 +167,8 @@ def collect_shard(config, model, tokenizer, rows, prompts, paths: range, bar) ->
         asked = [numbers[path // len(temperatures)] for path in mine]
         own = [prompts[i] for i in asked]
         result, hidden = decode_paths(config, model, tokenizer, own, mine, temperature, bar)
-        worst = max(worst, rebuilding_error(model, result, hidden))
+        if hidden is not None:
+            worst = max(worst, rebuilding_error(model, result, hidden))
         kept = right_answers(config, tokenizer, [rows[i] for i in asked], result)
         tensors = {
             "row": torch.tensor(asked),
@@ -158,8 +177,7 @@ def collect_shard(config, model, tokenizer, rows, prompts, paths: range, bar) ->
             "prompt_length": torch.tensor([len(prompt) for prompt in own]),
             "tokens": result.tokens.int(),
             "order": result.commit_step.int(),
-            "hidden": hidden,
-        }
+        } | ({} if hidden is None else {"hidden": hidden})
         parts.append({name: tensor[kept] for name, tensor in tensors.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, worst
 
@@ -185,23 +203,30 @@ def collect(config: ExperimentConfig) -> None:
         load_config(config.teacher).attention == "bidirectional",
         f"{config.teacher} is block-causal: paths come from a bidirectional one",
     )
-    rows, prompts = usable_prompts(config, load_tokenizer(config.teacher))
-    model, tokenizer = load_for_inference(config.teacher)
+    tokenizer = load_tokenizer(config.teacher)
+    rows, prompts = usable_prompts(config, tokenizer)
     paths = len(prompts) * len(settings.temperatures)
     shards = shards_of(paths, settings.shard_rows)
-    manifest = provenance(config, model, tokenizer) | {
+    manifest = settings_provenance(config, tokenizer) | {
         "temperatures": list(settings.temperatures),
         "seed": settings.seed,
+        "hidden": settings.hidden,
         "dtype": settings.dtype,
         "metric": settings.metric,
         "questions": len(prompts),
         "paths": paths,
         "shards": len(shards),
     }
-    needed = collection_bytes(paths, config.format.answer_length, model.config.d_model, getattr(torch, settings.dtype))
+    started = (folder / MANIFEST).is_file()
+    if started:
+        check_manifest(read_manifest(folder), manifest, folder)
+    width = load_config(config.teacher).d_model if settings.hidden else 0
+    needed = collection_bytes(paths, config.format.answer_length, width, getattr(torch, settings.dtype))
     print(f"{paths} paths of {config.format.answer_length} steps, {needed / GIGABYTE:.2f} GB in {folder}", flush=True)
     check_output(folder, needed)
-    if (folder / MANIFEST).is_file():
+    model, tokenizer = load_for_inference(config.teacher)
+    manifest["teacher"] = weights_digest(model)
+    if started:
         check_manifest(read_manifest(folder), manifest, folder)
     elif rank == 0:
         write_json(folder / MANIFEST, manifest)

@@ -19,21 +19,11 @@ class DSCDTrainer(StudentTrainer):
 
     Masks depend on (seed, optimizer step, example id) alone, and both losses are means over the positions of the
     whole optimizer step, so neither accumulation nor the number of processes nor a resume changes a run.
-    teacher: None if the model carries adapters and is, with those off and the attention `teacher_attention` (None = its
-    own), its own teacher.
     """
 
-    def __init__(
-        self,
-        *args,
-        teacher: torch.nn.Module | None,
-        dscd: DSCDConfig,
-        teacher_attention: str | None = None,
-        **kwargs,
-    ):
+    def __init__(self, *args, dscd: DSCDConfig, **kwargs):
         super().__init__(*args, **kwargs)
-        self.dscd, self.teacher_attention = dscd, teacher_attention
-        self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
+        self.dscd = dscd
         # With the published clamp a loss is the mean of its own micro-batch, so the Trainer averages micro-batches.
         self.model_accepts_loss_kwargs = dscd.clamp is None
         self._weight = dscd.initial_lambda
@@ -100,8 +90,7 @@ class DSCDTrainer(StudentTrainer):
         context = {name: inputs[name] for name in ("attention_mask", "prompt_length")}
         corrupted = x0.masked_fill(student_masked, self.mask_id), scored
         teacher = (x0.masked_fill(teacher_masked, self.mask_id), kl_at) if weight > 0 else None
-        whose = {"frozen": self.teacher, "adapted": self.model, "attention": self.teacher_attention}
-        parts = forward_both(model, context, corrupted, teacher, loss, **whose)
+        parts = forward_both(model, context, corrupted, teacher, loss, **self.whose())
         if self.model.training:
             self.record("consistency", parts[1])
             self.record("reconstruction", parts[2])

@@ -2,18 +2,24 @@
 
 from pathlib import Path
 
-import torch
 from torch.utils.data import Subset
 
 from cd4lm.config import require
-from cd4lm.data.examples import AnswerCollator, AnswerDataset
+from cd4lm.data.examples import AnswerCollator, AnswerDataset, encode_prompt
 from cd4lm.data.rows import read_jsonl
-from cd4lm.data.trajectories import TrajectoryCollator, TrajectoryDataset, check_manifest, read_manifest
-from cd4lm.model.loading import load_model
+from cd4lm.data.trajectories import (
+    PathCollator,
+    PrivilegedCollator,
+    TrajectoryCollator,
+    TrajectoryDataset,
+    check_manifest,
+    read_manifest,
+)
+from cd4lm.model import DiffusionLM
+from cd4lm.model.loading import load_config
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.cad_eval import CADEvaluator, score_of
-from cd4lm.training.collect_trajectories import provenance
-from cd4lm.training.setup import is_own_teacher, low_precision
+from cd4lm.training.collect_trajectories import settings_provenance, train_rows, weights_digest
 
 
 def load_split(config: ExperimentConfig, split: str, tokenizer, limit: int | None = None) -> AnswerDataset:
@@ -35,30 +41,70 @@ def answer_data(config: ExperimentConfig, tokenizer) -> dict:
     }
 
 
-def trajectory_data(config: ExperimentConfig, tokenizer) -> dict:
-    """CDLM's data: recorded paths, some of them for evaluation, and the data's answers to the same questions."""
-    folder = Path(config.trajectories.dir)
-    read_manifest(folder)
-    answers = load_split(config, "train", tokenizer)
-    truth = {example["example_id"]: example["answer"] for example in answers.examples}
-    skip, limit = config.trajectories.skip_broken_shards, config.train.eval_rows
-    paths, held_out = (TrajectoryDataset(folder, truth, held_out=part, skip_broken=skip) for part in (False, True))
+def path_data(
+    config: ExperimentConfig,
+    tokenizer,
+    collator: type[PathCollator] = PathCollator,
+    beside: dict[int, list[int]] | None = None,
+    name: str = "nothing",
+) -> dict:
+    """Recorded paths, some of them for evaluation, each with what stands beside its question, under a name.
+
+    Alone, and of every question, they are d3LLM's data.
+    """
+    folder, limit = Path(config.trajectories.dir), config.train.eval_rows
+    hidden = config.cdlm is not None and config.cdlm.distillation > 0
+    how = {"name": name, "hidden": hidden, "skip_broken": config.trajectories.skip_broken_shards}
+    paths, held_out = (TrajectoryDataset(folder, beside, held_out=part, **how) for part in (False, True))
     return {
         "train_dataset": paths,
         "eval_dataset": held_out if limit is None else Subset(held_out, range(min(limit, len(held_out)))),
-        "data_collator": TrajectoryCollator(tokenizer.pad_token_id, config.format.attend_padding),
+        "data_collator": collator(tokenizer.pad_token_id, config.format.attend_padding),
     }
 
 
-def check_trajectories(config: ExperimentConfig, tokenizer) -> torch.Tensor | None:
-    """The teacher's head for the stored hidden states, None where it is the student's own frozen one.
+def trajectory_data(config: ExperimentConfig, tokenizer) -> dict:
+    """CDLM's data: recorded paths and the data's answers to the same questions."""
+    answers = load_split(config, "train", tokenizer)
+    truth = {example["example_id"]: example["answer"] for example in answers.examples}
+    return path_data(config, tokenizer, TrajectoryCollator, truth, "truth")
 
-    Raises ValueError if the trajectories come from another teacher, tokenizer or data set, or have other blocks.
+
+def privileged_data(config: ExperimentConfig, tokenizer) -> dict:
+    """TAD's data: recorded paths, and the prompt that shows the teacher the data's answer.
+
+    Questions for which that leaves too little room for the canvas are left out, and their number is printed.
     """
-    teacher = load_model(config.teacher, dtype=low_precision(config.train))
+    positions, asked = load_config(config.teacher).max_sequence_length, config.tad.max_length
+    fits = asked is None or asked <= positions
+    require(fits, f"tad.max_length={asked} exceeds the {positions} positions of {config.teacher}: lower it")
+    longest, canvas = asked or positions, config.format.answer_length
+    prompts = {}
+    for number, row in enumerate(train_rows(config, ("question", "answer"))):
+        told = config.tad.system.replace("{answer}", row["answer"])
+        prompts[number] = encode_prompt(tokenizer, row["question"], system=told)
+    fitting = {number: ids for number, ids in prompts.items() if len(ids) + canvas <= longest}
+    left_out = (
+        f"{len(prompts) - len(fitting)} of {len(prompts)} questions with their answer and {canvas} tokens of canvas"
+    )
+    require(
+        bool(fitting), f"tad: {left_out} are longer than {longest} tokens: shorten the answers or raise tad.max_length"
+    )
+    if len(fitting) < len(prompts):
+        print(f"tad: left out {left_out}, longer than {longest} tokens")
+    return path_data(config, tokenizer, PrivilegedCollator, fitting, "privileged")
+
+
+def check_settings_of_paths(config: ExperimentConfig, tokenizer) -> None:
+    """Raise ValueError if the paths come from other data, prompts or blocks; reads no weights."""
     folder = Path(config.trajectories.dir)
-    check_manifest(read_manifest(folder), provenance(config, teacher, tokenizer), folder)
-    return None if is_own_teacher(config) else teacher.get_output_embeddings().weight.detach().clone()
+    check_manifest(read_manifest(folder), settings_provenance(config, tokenizer), folder)
+
+
+def check_teacher_of_paths(config: ExperimentConfig, teacher: DiffusionLM) -> None:
+    """Raise ValueError if another teacher walked the paths."""
+    folder = Path(config.trajectories.dir)
+    check_manifest(read_manifest(folder), {"teacher": weights_digest(teacher)}, folder)
 
 
 def cad_evaluator(config: ExperimentConfig, tokenizer) -> CADEvaluator | None:

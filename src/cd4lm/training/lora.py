@@ -42,7 +42,8 @@ def check_targets(config: DiffusionConfig, patterns: tuple[str, ...] | None) -> 
 def add_adapters(model: DiffusionLM, config: LoRAConfig) -> PeftModel:
     """The model with adapters as its only trained weights, in float32 whatever its dtype; their update starts at 0."""
     names = target_names(model, config.targets)
-    return get_peft_model(model, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names, bias="none"))
+    shape = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
+    return get_peft_model(model, LoraConfig(**shape, target_modules=names, bias="none"))
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -99,16 +100,8 @@ def student_config(config: ExperimentConfig) -> DiffusionConfig:
             f"{wanted.block_length} on {wanted.grid!r}: use the checkpoint's",
         )
         own.set_attention("block_causal", wanted.block_length, wanted.grid)
-    if config.cdlm is not None and own.attention == "block_causal":
-        for name, ours, theirs in (
-            ("length", own.block_length, config.trajectories.block_length),
-            ("grid", own.block_grid, config.trajectories.grid),
-        ):
-            require(
-                ours == theirs,
-                f"{source} has blocks of {name} {ours}, the trajectories of {theirs}: a student must be trained on the "
-                "blocks that it decodes",
-            )
+    if own.attention == "block_causal":
+        config.check_blocks(f"{source}: ", own.block_length, own.block_grid)
     return own
 
 
@@ -170,29 +163,45 @@ def forward_both(
     frozen: torch.nn.Module | None,
     adapted: torch.nn.Module,
     attention: str | None = None,
+    teacher_context: dict[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """loss(student's Rows, teacher's Rows or None), called while both heads' weights are gathered.
 
     model: the student as the launcher wrapped it. context: attention_mask (B, L) and prompt_length (B,).
-    student, teacher: (input_ids (B, L), bool (B, L) where to take rows).
+    student, teacher: (input_ids (B, L), bool (B, L) where to take rows). teacher_context: of a teacher whose input is
+    another than the student's, with as many rows to take.
     frozen: the teacher; None if it is `adapted`, the bare student, with its adapters off and this attention.
     Each head is entered once whatever the number of rows: launchers that gather a sharded weight on entry would hang
     if processes entered unequally often.
     """
 
-    def run(which, inputs: tuple, reduce: Callable, attention: str | None = None) -> torch.Tensor:
-        x, at = inputs
-        return which(input_ids=x, **context, logits_at=at, attention=attention, reduce=reduce).reduced
+    def learn(reduce: Callable) -> torch.Tensor:
+        x, at = student
+        return model(input_ids=x, **context, logits_at=at, reduce=reduce).reduced
+
+    def teach(which, reduce: Callable, attention: str | None = None) -> torch.Tensor:
+        x, at = teacher
+        own = context if teacher_context is None else teacher_context
+        return which(input_ids=x, **own, logits_at=at, attention=attention, reduce=reduce).reduced
 
     if teacher is None:
-        return run(model, student, lambda h, head: loss(Rows(h, head), None))
+        return learn(lambda h, head: loss(Rows(h, head), None))
     if frozen is None:
-        with torch.no_grad(), adapted.disable_adapter():
-            h_t = run(model, teacher, lambda h, _: h, attention)
-        return run(model, student, lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
+        with torch.no_grad(), adapted.disable_adapter(), without_dropout(adapted):
+            h_t = teach(model, lambda h, _: h, attention)
+        return learn(lambda h, head: loss(Rows(h, head), Rows(h_t, head)))
     # The teacher's head is gathered only while it runs, so it runs inside the student's head.
-    return run(
-        model,
-        student,
-        lambda h, head: run(frozen, teacher, lambda h_t, head_t: loss(Rows(h, head), Rows(h_t, head_t))),
-    )
+    return learn(lambda h, head: teach(frozen, lambda h_t, head_t: loss(Rows(h, head), Rows(h_t, head_t))))
+
+
+@contextmanager
+def without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """Dropout off for what a model says as a target, whatever mode it is in."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()

@@ -1,4 +1,4 @@
-"""Distil a student with DSCD, or with CDLM where the config has a `cdlm` section.
+"""Distil a student with DSCD, or with the objective whose section the config has: cdlm, dparallel, d3llm or tad.
 
     python -m cd4lm.training.train configs/tiny.yaml [key=value ...]
     python -m cd4lm.training.launch configs/llada_8b_gsm8k.yaml        # several processes
@@ -9,21 +9,32 @@ again to resume from the last checkpoint; after SIGTERM a checkpoint is saved an
 
 import math
 import shutil
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from cd4lm.config import command_line, dump, exit_with_message, load, require
-from cd4lm.model import DiffusionConfig
-from cd4lm.model.loading import load_config, load_tokenizer, model_of
+from cd4lm.model import DiffusionConfig, DiffusionLM
+from cd4lm.model.loading import load_config, load_model, load_tokenizer, model_of
 from cd4lm.settings import ExperimentConfig, TrainConfig
 from cd4lm.training.cad_eval import decoder_of
 from cd4lm.training.cdlm import CDLMTrainer
 from cd4lm.training.consistency_loss import DSCDTrainer
+from cd4lm.training.d3llm import D3LLMTrainer
+from cd4lm.training.dparallel import DParallelTrainer
 from cd4lm.training.export import full_weights, write_released
-from cd4lm.training.inputs import answer_data, cad_evaluator, check_trajectories, trajectory_data
+from cd4lm.training.inputs import (
+    answer_data,
+    cad_evaluator,
+    check_settings_of_paths,
+    check_teacher_of_paths,
+    path_data,
+    privileged_data,
+    trajectory_data,
+)
 from cd4lm.training.processes import check_world_size, prepare_deepspeed, processes_asked, rows_per_step, split_step
 from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 from cd4lm.training.setup import (
@@ -31,11 +42,31 @@ from cd4lm.training.setup import (
     build_teacher,
     check_fit,
     check_packages,
+    is_own_teacher,
+    low_precision,
     shard_frozen,
     student_config,
 )
+from cd4lm.training.tad import TADTrainer
 from cd4lm.training.trainer import StudentTrainer
 
+
+@dataclass(frozen=True)
+class Training:
+    """How an objective is trained: its trainer and data, and whether the frozen teacher runs beside the student."""
+
+    trainer: type[StudentTrainer]
+    data: Callable[[ExperimentConfig, PreTrainedTokenizerBase], dict]
+    runs_teacher: bool = False
+
+
+TRAINING = {
+    "dscd": Training(DSCDTrainer, answer_data, runs_teacher=True),
+    "cdlm": Training(CDLMTrainer, trajectory_data),
+    "dparallel": Training(DParallelTrainer, answer_data),
+    "d3llm": Training(D3LLMTrainer, path_data),
+    "tad": Training(TADTrainer, privileged_data, runs_teacher=True),
+}
 NOT_TRAINING = ("output_dir", "evaluate", "also")  # settings that a resumed run may change
 
 
@@ -63,6 +94,8 @@ def training_arguments(
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
         max_grad_norm=config.clip,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=batch_size,
@@ -112,7 +145,7 @@ def save_student(trainer: StudentTrainer, config: ExperimentConfig, output: Path
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
 
 
-def merged_weights(trainer: DSCDTrainer) -> dict[str, torch.Tensor]:
+def merged_weights(trainer: StudentTrainer) -> dict[str, torch.Tensor]:
     """The student's weights with its adapters added, after comparing its logits with those before."""
     from cd4lm.training.lora import merge_adapters  # needs peft, which nothing else does
 
@@ -147,6 +180,18 @@ def check_processes(config: TrainConfig, arguments: TrainingArguments) -> None:
     )
 
 
+def teacher_of_paths(config: ExperimentConfig, teacher: DiffusionLM | None) -> dict:
+    """Raise ValueError if another teacher walked the paths; what CDLM's trainer needs of them."""
+    if not config.on_paths:
+        return {}
+    walked = teacher or load_model(config.teacher, dtype=low_precision(config.train))
+    check_teacher_of_paths(config, walked)
+    if config.cdlm is None:
+        return {}
+    head = None if is_own_teacher(config) else walked.get_output_embeddings().weight.detach().clone()
+    return {"teacher_head": head, "block_length": config.trajectories.block_length, "grid": config.trajectories.grid}
+
+
 def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
     """Student, teacher and data, ready to train. Raises ValueError for unusable input."""
     prepare_deepspeed()
@@ -154,8 +199,10 @@ def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
     load_config(config.teacher)  # names what is wrong with a checkpoint; the tokenizer's library does not
     tokenizer = load_tokenizer(config.teacher)
     check_models(config, tokenizer)
-    is_cdlm = config.cdlm is not None
-    data = (trajectory_data if is_cdlm else answer_data)(config, tokenizer)
+    how = TRAINING[config.objective]
+    if config.on_paths:
+        check_settings_of_paths(config, tokenizer)
+    data = how.data(config, tokenizer)
     common = {
         "cad_eval": cad_evaluator(config, tokenizer),
         "group_by_length": config.train.group_by_length,
@@ -163,19 +210,17 @@ def build_trainer(config: ExperimentConfig, output: Path) -> StudentTrainer:
         "callbacks": [] if config.train.patience is None else [EarlyStoppingCallback(config.train.patience)],
     }
     # Before the arguments: once they exist, ZeRO-3 would partition the teacher too, which only its own engine can run.
-    teacher = None if is_cdlm else build_teacher(config)
-    teacher_head = check_trajectories(config, tokenizer) if is_cdlm else None
+    teacher = build_teacher(config) if how.runs_teacher else None
+    own = {config.objective: vars(config)[config.objective]} | teacher_of_paths(config, teacher)
+    if how.runs_teacher:
+        own |= {"teacher": teacher, "teacher_attention": load_config(config.teacher).attention}
     examples, cad_eval = len(data["train_dataset"]), config.cad_eval is not None
     arguments = training_arguments(config.train, examples, output / "checkpoints", cad_eval=cad_eval)
     check_processes(config.train, arguments)
     if config.train.shard_teacher and teacher is not None:
         shard_frozen(teacher, arguments.device)
     student = build_student(config, masters_elsewhere=arguments.deepspeed_plugin is not None)
-    if is_cdlm:
-        blocks = {"block_length": config.trajectories.block_length, "grid": config.trajectories.grid}
-        return CDLMTrainer(student, arguments, cdlm=config.cdlm, teacher_head=teacher_head, **blocks, **common, **data)
-    whose = {"teacher": teacher, "teacher_attention": load_config(config.teacher).attention}
-    return DSCDTrainer(student, arguments, dscd=config.dscd, **whose, **common, **data)
+    return how.trainer(student, arguments, **own, **common, **data)
 
 
 def train(config: ExperimentConfig) -> None:

@@ -206,12 +206,36 @@ class _StepEvents(TrainerCallback):
 
 
 class StudentTrainer(RunTrainer):
-    """RunTrainer for a student; a subclass has the loss. cad_eval: decode validation problems at every evaluation."""
+    """RunTrainer for a student; a subclass has the loss. cad_eval: decode validation problems at every evaluation.
 
-    def __init__(self, *args, cad_eval: CADEvaluator | None = None, **kwargs):
+    teacher: the frozen model that runs beside the student; None if there is none, or if the student carries adapters and
+    is, with those off and the attention `teacher_attention` (None = its own), its own teacher.
+    """
+
+    def __init__(
+        self,
+        *args,
+        cad_eval: CADEvaluator | None = None,
+        teacher: torch.nn.Module | None = None,
+        teacher_attention: str | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
-        self.cad_eval = cad_eval
+        self.cad_eval, self.teacher_attention = cad_eval, teacher_attention
         self.mask_id = self.model.config.mask_token_id
+        self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
+        # In forward passes: gradients of the activations, and of the weights where those are trained.
+        self.backward_passes = 2 if all(p.requires_grad for p in self.model.parameters()) else 1
+
+    def whose(self) -> dict:
+        """forward_both's arguments for the teacher."""
+        return {"frozen": self.teacher, "adapted": self.model, "attention": self.teacher_attention}
+
+    def block_offset(self, inputs: dict, block_length: int) -> torch.Tensor | int:
+        """Positions of the answer's first block that the prompt takes: (B,) on a grid from position 0, else 0."""
+        config = self.model.config
+        absolute = config.attention == "block_causal" and config.block_grid == "absolute"
+        return inputs["prompt_length"] % block_length if absolute else 0
 
     def mask_step(self) -> int:
         """The step that masks are drawn for."""
