@@ -138,7 +138,8 @@ def test_every_shipped_config_loads(path):
     if path.name.startswith("accelerate"):
         assert "num_processes" in path.read_text()
     else:
-        kinds = {"tiny_teacher": PretrainConfig, "large_teacher": PretrainConfig, "study": StudyConfig}
+        kinds = {"tiny_teacher": PretrainConfig, "large_teacher": PretrainConfig, "world_teacher": PretrainConfig}
+        kinds |= {"evidence": StudyConfig}
         load(next((kind for name, kind in kinds.items() if path.name.startswith(name)), ExperimentConfig), path)
 
 
