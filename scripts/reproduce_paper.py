@@ -168,10 +168,15 @@ def describe(plan: Plan) -> str:
         f"benchmarks {' '.join(plan.tasks)}: {documents}, {plan.processes} process(es), CAD at {plan.threshold}"
         + ("" if plan.own_protocol else f", protocol {plan.protocol}")
     )
-    lines.append(
-        "runs       student + CAD (also with the tail after EOS, as published); teacher + CAD, which is the control;"
-    )
-    lines.append("           teacher at one token per step, stopping at EOS and over the whole canvas, as published")
+    if plan.own_protocol:
+        lines.append(
+            "runs       student + CAD (also with the tail after EOS, as published); teacher + CAD, which is the control;"
+        )
+        lines.append(
+            "           teacher at one token per step, stopping at EOS and over the whole canvas, as published"
+        )
+    else:
+        lines.append("runs       student + CAD; teacher + CAD, which is the control; teacher at one token per step")
     name = "table" if plan.own_protocol else f"table_{plan.protocol}"
     return "\n".join([*lines, f"table      {plan.output}/{name}.md and {name}.json"])
 
@@ -185,8 +190,9 @@ def evaluate(plan: Plan, task: str) -> None:
         "MODEL_PATH": str(plan.output / student / "student"),
         "TEACHER_PATH": plan.teacher,
         "OUTPUT_PATH": str(plan.runs / task),
-        "RUNS": "cad cad_full",
-        "TEACHER_RUNS": "cad fixed_stop fixed",
+        # Decoding the tail after EOS is CD4LM's; the others' tables stop there.
+        "RUNS": "cad cad_full" if plan.own_protocol else "cad",
+        "TEACHER_RUNS": "cad fixed_stop fixed" if plan.own_protocol else "cad fixed_stop",
         "THRESHOLDS": plan.threshold,
         "NUM_PROCESSES": str(plan.processes),
         "LIMIT": "" if plan.limit is None else str(plan.limit),
