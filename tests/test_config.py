@@ -174,9 +174,9 @@ def test_arms_of_the_field_train_as_many_rows():
     """Rows that go forward and backward through the student, of which two-state objectives make two of each."""
     path = ROOT / "configs/tiny_field.yaml"
     arms = [load(ExperimentConfig, path, words) for words in [(), *load(ExperimentConfig, path).also.values()]]
-    assert [arm.objective for arm in arms] == ["dscd", "cdlm", "dparallel", "d3llm", "tad", "tad"]
-    names = ["teacher", *(f"{label} student" for label in ("DSCD", "CDLM", "dParallel", "d3LLM", "TAD"))]
-    assert list(model_names(arms[0])) == [*names, "tad path"]
+    assert [arm.objective for arm in arms] == ["dscd", "dscd", "cdlm", "dparallel", "d3llm", "tad", "tad"]
+    names = [f"{label} student" for label in ("CDLM", "dParallel", "d3LLM", "TAD")]
+    assert list(model_names(arms[0])) == ["teacher", "DSCD student", "control (lambda = 0)", *names, "tad path"]
     states = {"cdlm": 2, "dparallel": 2, "d3llm": 2}
     assert {arm.train.max_steps * arm.train.batch_size * states.get(arm.objective, 1) for arm in arms} == {140 * 64}
 

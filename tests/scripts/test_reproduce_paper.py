@@ -133,7 +133,7 @@ class TestRefused:
 
     def test_unknown_names(self, stops):
         stops("TASKS has gsm8", TASKS="gsm8")
-        stops("--protocol fields is not one of default, field", TASKS="gsm8k", PROTOCOL="fields")
+        stops("--protocol fields is not one of default, field", "--protocol", "fields", TASKS="gsm8k")
         stops("RECIPE=best is not one of full, lora, published", TASKS="gsm8k", RECIPE="best")
         stops("did you mean temperature", "dscd.temprature=1", TASKS="gsm8k")
         stops("NUM_PROCESSES=two must be", TASKS="gsm8k", NUM_PROCESSES="two")
