@@ -84,7 +84,7 @@ def test_ddp_with_a_sharded_teacher(where, request, monkeypatch):
     check_same(world, "ddp")
 
 
-@pytest.mark.parametrize("objective", ["cdlm", "dparallel", "d3llm", "tad"])
+@pytest.mark.parametrize("objective", ["cdlm", "dparallel"])
 def test_other_objectives_on_two_processes(world, monkeypatch, objective):
     if not is_complete(world / "paths"):
         collect(cdlm_config(world, "any"))
@@ -92,26 +92,25 @@ def test_other_objectives_on_two_processes(world, monkeypatch, objective):
     train(objective_config(world, one, objective))
     monkeypatch.setenv("NUM_PROCESSES", "2")
     run = world / f"{two}.yaml"
-    dump(objective_config(world, two, objective, shard_teacher=objective == "tad"), run)
+    dump(objective_config(world, two, objective), run)
     assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
     for key in ("loss", *PARTS[objective], "grad_norm"):
         a, b = ([step[key] for step in steps(world / name)] for name in (one, two))
         assert len(b) == 6 and b == pytest.approx(a, rel=1e-4, abs=1e-6), key
 
 
-@pytest.mark.parametrize("objective", ["dparallel", "tad"])
-def test_other_objectives_in_zero3(world, objective):
+def test_tad_in_zero3(world):
     """TAD runs a whole teacher inside the student's gathered head."""
     pytest.importorskip("deepspeed")
     if not is_complete(world / "paths"):
         collect(cdlm_config(world, "any"))
     launch = cpu_launch_file(world, "accelerate_zero3_8gpu")
-    one, zero3 = (f"{objective}_{n}" for n in ("alone", "zero3"))
-    train(objective_config(world, one, objective, max_steps=2))
+    one, zero3 = "tad_alone", "tad_zero3"
+    train(objective_config(world, one, "tad", max_steps=2))
     run = world / f"{zero3}.yaml"
-    dump(objective_config(world, zero3, objective, max_steps=2, global_batch=8, launch=launch), run)
+    dump(objective_config(world, zero3, "tad", max_steps=2, global_batch=8, launch=launch), run)
     assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
-    for key in ("loss", *PARTS[objective], "grad_norm"):
+    for key in ("loss", *PARTS["tad"], "grad_norm"):
         a, b = ([step[key] for step in steps(world / name)] for name in (one, zero3))
         assert len(b) == 2 and b == pytest.approx(a, rel=1e-4, abs=1e-6), key
 
