@@ -131,7 +131,7 @@ class TestBadExperiments:
         [
             ("lora.targets=[o_proj]", "'o_proj' matches no matrix inside the blocks"),
             ("format.max_length=1000", "exceeds the 256 positions"),
-            ("cad_eval.metric=evaluation.metrics.none", "cannot be imported"),
+            ("cad_eval={{metric: evaluation.metrics.none, block_length: 20}}", "cannot be imported"),
             (
                 "data.dir={folder}/nameless",
                 "train.jsonl row 1 has no text in column 'answer', its columns are 'question', 'response'",
@@ -220,7 +220,7 @@ class TestExperiment:
         }
         assert wanted <= names and not list(out.glob("**/*.partial"))
         compared = json.loads((out / "comparison.json").read_text())
-        assert models(compared) == {"teacher": 4, "DSCD student": 4, "control (lambda = 0)": 2}
+        assert models(compared) == {"teacher": 4, "DSCD student": 4, "control (lambda = 0)": 3}
         assert "What DSCD and CAD bring" in (out / "report.md").read_text()
         for file in out.glob("runs/*/run.json"):
             about = json.loads(file.read_text())
