@@ -4,67 +4,19 @@ Letters: S seeds, N test problems.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
-from scipy import stats
 
-from evaluation.intervals import holm
+from evaluation.envelope import at_accuracy, at_budget
+from evaluation.intervals import Interval, area_under_roc, holm, over_seeds
 from evaluation.study import records
 from evaluation.study.choice import Terms, chosen, terms_of, trials
-from evaluation.study.envelope import at_accuracy, at_budget
 from evaluation.study.records import Record
 from evaluation.study.settings import TEACHER, Cell, Contrast, StudyConfig, arms_of
 from evaluation.study.work import cells_to_judge, read_split
 
 LEAST_SEEDS = 5  # for a verdict
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % interval, the two-sided p that it is 0, and the degrees of freedom; alone, without seeds."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    freedom: float | None = None
-
-
-def clustered_variance(values: np.ndarray, clusters: np.ndarray) -> tuple[float, int]:
-    """Variance of the mean of values (N,), where those of one cluster are not independent, and the number of clusters.
-
-    The sandwich estimator with the factor K / (K - 1) (Liang & Zeger 1986).
-    """
-    _, place = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(place, weights=values - values.mean())
-    K = len(sums)
-    return (float((sums**2).sum() / len(values) ** 2 * K / (K - 1)) if K > 1 else 0.0), K
-
-
-def over_seeds(a: np.ndarray, b: np.ndarray | None, clusters: np.ndarray, paired: bool) -> Interval:
-    """Mean of a (S, N) less that of b (S', N), in which seeds and problems both vary.
-
-    The variance is that of the means over seeds, of the differences of equal seeds if `paired`, plus that over clusters
-    of problems of the mean over seeds, which all seeds share; the degrees of freedom are Welch and Satterthwaite's.
-    b: one row for a teacher, which has no seeds; None for the mean of a alone.
-    """
-    means = [a.mean(axis=1)] if b is None else [a.mean(axis=1), b.mean(axis=1)]
-    value = float(means[0].mean() - (means[1].mean() if b is not None else 0.0))
-    per_problem = a.mean(axis=0) - (0.0 if b is None else b.mean(axis=0))
-    if len(a) == 1:
-        return Interval(value)
-    varied = [means[0] - means[1]] if paired else [m for m in means if len(m) > 1]
-    parts = [(float(m.var(ddof=1)) / len(m), len(m) - 1) for m in varied]
-    variance, K = clustered_variance(per_problem, clusters)
-    parts.append((variance, K - 1))
-    total = sum(v for v, _ in parts)
-    if total == 0:
-        return Interval(value, value, value, 1.0 if value == 0 else 0.0)
-    freedom = total**2 / sum(v**2 / f for v, f in parts if f > 0 and v > 0)
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
-    p = float(2 * stats.t.sf(abs(value) / math.sqrt(total), freedom))
-    return Interval(value, value - half, value + half, p, freedom)
 
 
 def verdict(contrast: Contrast, found: Interval, seeds: int, corrected: float | None, margin: float) -> str:
@@ -192,15 +144,6 @@ class Analysis:
             "contrasts": self.contrasts(),
             "tuning": self.tuning(),
         }
-
-
-def area_under_roc(least_confidence: list[float], right: list[int]) -> float | None:
-    """Probability that a right answer has the higher confidence of a right and a wrong one; None without both."""
-    yes = [c for c, r in zip(least_confidence, right, strict=True) if r]
-    no = [c for c, r in zip(least_confidence, right, strict=True) if not r]
-    if not yes or not no:
-        return None
-    return float(stats.mannwhitneyu(yes, no).statistic / (len(yes) * len(no)))
 
 
 def entropy_of_answers(rows: list[dict], wordings: int) -> float:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from evaluation.envelope import at_accuracy, at_budget, mean_of
 from evaluation.study import records
-from evaluation.study.envelope import at_accuracy, at_budget, mean_of
 from evaluation.study.settings import Cell, StudyConfig, grid_of
 
 

@@ -8,9 +8,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from evaluation.envelope import hull
 from evaluation.study.analysis import Analysis, entropy_of_answers
 from evaluation.study.choice import one_token
-from evaluation.study.envelope import hull
 from evaluation.study.settings import TEACHER, Cell, experiment_of
 from evaluation.study.work import read_split
 

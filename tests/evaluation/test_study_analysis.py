@@ -5,14 +5,8 @@ import pytest
 from scipy import stats
 
 from cd4lm.data.tiny_task import World, make_row
-from evaluation.study.analysis import (
-    Interval,
-    area_under_roc,
-    clustered_variance,
-    entropy_of_answers,
-    over_seeds,
-    verdict,
-)
+from evaluation.intervals import Interval, area_under_roc, clustered_variance, over_seeds
+from evaluation.study.analysis import entropy_of_answers, verdict
 from evaluation.study.settings import Contrast
 
 N = 400

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.study.envelope import at_accuracy, at_budget, hull, mean_of
+from evaluation.envelope import at_accuracy, at_budget, hull, mean_of
 
 POINTS = {"slow": (48.0, 0.9), "fast": (8.0, 0.5), "middle": (20.0, 0.8), "bad": (24.0, 0.6), "under": (14.0, 0.6)}
 some_points = st.dictionaries(
