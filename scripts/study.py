@@ -87,14 +87,17 @@ def run_study(study: StudyConfig, words: list[str]) -> None:
         )
     try:
         with tqdm(desc="study", unit="cell", smoothing=0.05) as bar:
-            while True:
+            ended = False
+            while not ended:
+                ended = all(
+                    worker.poll() is not None for worker in workers
+                )  # before counting, so that the last one counts
                 cells, bar.total = all_cells(study)
                 stored = sum(records.read(study, cell) is not None for cell in cells)
-                bar.initial = stored if bar.n == 0 and not bar.initial else bar.initial
+                if bar.n == 0:
+                    bar.initial = stored  # what was there before says nothing about the time left
                 bar.update(stored - bar.n)
-                if all(worker.poll() is not None for worker in workers):
-                    break
-                time.sleep(POLL)
+                time.sleep(0 if ended else POLL)
     finally:
         for worker, file in zip(workers, files, strict=True):
             worker.terminate()

@@ -25,7 +25,7 @@ PLAN = {
     "worlds": {"w8": ["data.dir={folder}/{world}"]},
     "arms": {"dscd": [], "lambda0": ["dscd.initial_lambda=0", "dscd.final_lambda=0"]},
     "crossings": [{"arms": ["dscd", "lambda0"], "worlds": ["w8"], "seeds": [1, 2]}],
-    "tuning": {"learning_rates": [0.001], "steps": [1, 2], "seed": 9},
+    "tuning": {"learning_rates": [0.001], "steps": [1], "seed": 9},
     "contrasts": [
         {"a": "dscd", "b": "lambda0", "question": "does it help?", "worlds": ["w8"], "main": True, "paired": True},
         {"a": "dscd", "b": "teacher", "question": "is it cheaper?", "worlds": ["w8"], "measure": "nfe"},
@@ -80,14 +80,14 @@ def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = stamps(cells)
-    assert "w8/teacher.json.gz" in before and len(before) < 9
+    assert "w8/teacher.json.gz" in before and len(before) < 7
 
     process = start(plan)
     text, _ = process.communicate()
     assert process.returncode == 0, text + (plan.parent / "out/logs/worker-0.txt").read_text()[-3000:]
     after, study = stamps(cells), load(StudyConfig, plan)
-    assert before.items() <= after.items() and len(after) == 1 + 2 * (2 + 2)  # nothing was made again
-    assert "9/9" in text.replace(" ", "")
+    assert before.items() <= after.items() and len(after) == 1 + 2 * (1 + 2)  # nothing was made again
+    assert "7/7" in text.replace(" ", "")
     for arm in study.arms:
         best = chosen(study, "w8", arm)
         made = [records.read(study, Cell("w8", arm, best.learning_rate, best.steps, seed)) for seed in (1, 2)]
@@ -116,7 +116,7 @@ def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
 
 def test_a_world_a_record_and_a_rule(plan):
     """The budget and the target are the teacher's; the rule takes accuracy first, then forward passes, rate, steps."""
-    study = load(StudyConfig, plan)
+    study = load(StudyConfig, plan, ["tuning.steps=[1, 2]"])
     assert terms_of(study, "w8") is None and chosen(study, "w8", "dscd") is None
     shown = {"fixed, steps=40": (0.9, 40), "cad, confidence_threshold=0.9": (0.89, 20), "fixed, steps=4": (0.2, 4)}
     points = {name: {"accuracy": y, "nfe": x} for name, (y, x) in shown.items()}
