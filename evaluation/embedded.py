@@ -221,11 +221,12 @@ def page(config: ExperimentConfig, runs: list[Run], compared: dict, thresholds: 
     if config.data.answers == "teacher":
         answers = "the teacher's own" + (", filtered to the right ones" if config.data.keep == "right" else "")
     caches = compared["exact_caches"]
+    methods = [name.removesuffix(" student") for name in model_names(config) if name.endswith(" student")]
     same = f"The exact cache changed no answer in {sum(c['same'] for c in caches)} of {len(caches)} runs.\n\n"
     return PAGE.format(
         title="CDLM, DSCD, their combination, and CAD"
         if config.cdlm is not None
-        else f"What {OBJECTIVES[config.objective]} and CAD bring",
+        else f"What {', '.join(methods)} and CAD bring",
         headline=headline(config, compared, thresholds),
         families=family_table(compared),
         note=equal_accuracy_note(compared),

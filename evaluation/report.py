@@ -8,6 +8,7 @@ the others are paired with. Writes report.md, comparison.json and frontier.png, 
 of one task under several protocols are several tasks.
 """
 
+import itertools
 import json
 from collections import defaultdict
 from itertools import count
@@ -110,20 +111,34 @@ def tables(compared: dict) -> list[str]:
 
 
 def plot_frontier(runs: list[Run], compared: dict, path: Path) -> None:
-    """Accuracy with its interval against NFE, a line per family; dotted: equal accuracy."""
+    """Accuracy with its interval against NFE, a line per family: a colour per model, a marker per decoder.
+
+    Dotted: equal accuracy.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5))
-    for name, group in families([run for run in runs if run.about["decoder"]["cache"] != "block"]).items():
+    groups = families([run for run in runs if run.about["decoder"]["cache"] != "block"])
+    models = list(dict.fromkeys(group[0].about["model"]["name"] for group in groups.values()))
+    of = {name: group[0].about["model"]["name"] for name, group in groups.items()}
+    decoders = list(dict.fromkeys(name.removeprefix(f"{of[name]} + ") for name in groups))
+    colours = {model: plt.get_cmap("tab10" if len(models) <= 10 else "tab20")(i) for i, model in enumerate(models)}
+    styles = dict(zip(decoders, itertools.cycle(("s--", "o-", "^:", "D:", "v-.", "P:", "X:")), strict=False))
+    for name, group in groups.items():
         points = sorted((compared["runs"][run.name] for run in group), key=lambda r: r["nfe"])
         accuracy = [100 * r["accuracy"] for r in points]
         below = [max(0.0, a - 100 * r["accuracy_95"][0]) for a, r in zip(accuracy, points, strict=True)]
         above = [max(0.0, 100 * r["accuracy_95"][1] - a) for a, r in zip(accuracy, points, strict=True)]
-        style = "s--" if " + fixed" in name or " + budget" in name else "o-"
-        axes.errorbar([r["nfe"] for r in points], accuracy, yerr=[below, above], fmt=style, capsize=2, label=name)
+        how = {"fmt": styles[name.removeprefix(f"{of[name]} + ")], "color": colours[of[name]], "markersize": 5}
+        nfe = [r["nfe"] for r in points]
+        axes.errorbar(nfe, accuracy, yerr=[below, above], capsize=2, elinewidth=0.6, **how)
+    for model in models:
+        axes.plot([], [], "-", color=colours[model], lw=3, label=model)
+    for decoder in decoders:
+        axes.plot([], [], styles[decoder], color="gray", label=decoder)
     reference = compared["runs"][compared["reference"]]["accuracy"]
     axes.axhline(100 * (reference - compared["margin"]), color="black", lw=0.7, ls=":")
     axes.set_xscale("log")
