@@ -1,6 +1,6 @@
 """Answer questions with a fixed number of steps (LLaDA's decoder).
 
-python scripts/LLaDA_generate.py --prompt "tom has 7 apples . buys 3 . gives 2 . how many ?" --steps 40
+python scripts/LLaDA_generate.py --prompt "tom has 7 apples . buys 3 . gives 2 . how many ?"
 python scripts/LLaDA_generate.py --model_path /models/LLaDA-8B-Instruct --prompt "..." --steps 256
 """
 
