@@ -158,7 +158,7 @@ class TestComplementary:
     @given(
         st.lists(st.integers(1, 30), min_size=1, max_size=6),
         st.integers(1, 12),
-        st.floats(0, 1),
+        st.floats(0, 1, allow_subnormal=False),  # training flushes them in the process
         st.booleans(),
         st.integers(0, 2**40),
         st.integers(0, 11),

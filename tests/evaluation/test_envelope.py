@@ -30,7 +30,7 @@ def test_an_accuracy_between_two_decoders_mixes_them():
     assert at_accuracy(POINTS, 0.4) == {"fast": 1.0} and at_accuracy(POINTS, 0.95) is None
 
 
-@given(some_points, st.floats(1, 60))
+@given(some_points, st.floats(1, 60, allow_subnormal=False))
 def test_no_single_decoder_within_the_budget_is_better(points, budget):
     nfe, accuracy = mean_of(points, at_budget(points, budget))
     affordable = [y for x, y in points.values() if x <= budget]
@@ -38,7 +38,7 @@ def test_no_single_decoder_within_the_budget_is_better(points, budget):
         assert nfe <= budget + 1e-9 and accuracy >= max(affordable) - 1e-9
 
 
-@given(some_points, st.floats(0, 1))
+@given(some_points, st.floats(0, 1, allow_subnormal=False))
 def test_no_single_decoder_of_the_accuracy_is_cheaper(points, target):
     choice, enough = at_accuracy(points, target), [x for x, y in points.values() if y >= target]
     assert (choice is None) == (not enough)

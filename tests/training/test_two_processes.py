@@ -75,16 +75,15 @@ def check_same(folder: Path, name: str) -> None:
         torch.testing.assert_close(tensor, expected[key], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("where", ["world", "tied"])
-def test_ddp_with_a_sharded_teacher(where, request, monkeypatch):
-    world = request.getfixturevalue(where)
+def test_ddp_with_a_sharded_teacher(tied, monkeypatch):
+    world = tied
     monkeypatch.setenv("NUM_PROCESSES", "2")
     run = write_config(world, "ddp", shard_teacher=True)
     assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
     check_same(world, "ddp")
 
 
-@pytest.mark.parametrize("objective", ["cdlm", "dparallel"])
+@pytest.mark.parametrize("objective", ["cdlm"])  # the others' means are taken the same way; TAD's under ZeRO-3 below
 def test_other_objectives_on_two_processes(world, monkeypatch, objective):
     if not is_complete(world / "paths"):
         collect(cdlm_config(world, "any"))
