@@ -9,14 +9,11 @@ most the cells that ran. A name is that of a file among the records, without .js
 """
 
 import argparse
-import gzip
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +22,10 @@ from run_experiment import make_student, prepare
 from tqdm import tqdm
 
 from cd4lm.config import TERMINATED, CommandParser, exit_with_message, load, require
+from cd4lm.io import provenance
 from evaluation.study import records
 from evaluation.study.settings import Cell, StudyConfig, words_of
-from evaluation.study.work import all_cells, finish_cell, lock, work
+from evaluation.study.work import all_cells, lock, make_cell, work
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL = 2  # seconds
@@ -115,13 +113,11 @@ def rerun(study: StudyConfig, name: str) -> bool:
     require(name in cells, f"no cell is called {name!r}: use one of {', '.join(list(cells)[:20])}, ...")
     stored = records.read(study, cells[name])
     require(stored is not None, f"{name} is not stored: run the study first")
-    with tempfile.TemporaryDirectory() as folder:
-        again = replace(study, records=folder, output_dir=f"{study.output_dir}/again")
-        shutil.rmtree(Path(again.output_dir) / name, ignore_errors=True)
-        finish_cell(again, cells[name], lambda cell: train(again, cell), lambda what: print(f"== {what}", flush=True))
-        made = json.loads(gzip.decompress(records.file_of(again, cells[name]).read_bytes()))
-    found = records.differences(stored.content, made)
-    where = stored.content["provenance"]["device"], made["provenance"]["device"]
+    again = replace(study, output_dir=f"{study.output_dir}/again")
+    shutil.rmtree(Path(again.output_dir) / name, ignore_errors=True)
+    made = make_cell(again, cells[name], lambda cell: train(again, cell), lambda what: print(f"== {what}", flush=True))
+    found = records.differences(stored.content, {"cell": name, **made})
+    where = stored.content["provenance"]["device"], provenance()["device"]
     print("\n".join(found) if found else f"{name}: trained and measured again, the same numbers in every measure")
     print(f"stored on {where[0]}, made again on {where[1]}" + ("" if where[0] == where[1] else ": digits may differ"))
     return not found

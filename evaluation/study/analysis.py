@@ -8,10 +8,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from evaluation.envelope import at_accuracy, at_budget
 from evaluation.intervals import Interval, area_under_roc, holm, over_seeds
 from evaluation.study import records
-from evaluation.study.choice import Terms, chosen, terms_of, trials
+from evaluation.study.choice import Terms, choice, chosen, terms_of, trials
 from evaluation.study.records import Record
 from evaluation.study.settings import TEACHER, Cell, Contrast, StudyConfig, arms_of
 from evaluation.study.work import cells_to_judge, read_split
@@ -32,11 +31,9 @@ def verdict(contrast: Contrast, found: Interval, seeds: int, corrected: float | 
 
 def chosen_columns(record: Record, terms: Terms, measure: str) -> tuple[np.ndarray, np.ndarray] | None:
     """(right, NFE) of the test problems, (N,) each, under the choice that validation makes for a measure; None = no choice."""
-    pick = at_budget(record.validation, terms.budget)
-    if measure == "nfe":
-        pick = at_accuracy(record.validation, terms.target)
-        if pick is None:
-            return None
+    pick = choice(record.validation, terms, measure)
+    if pick is None:
+        return None
     return tuple(sum(share * column(name) for name, share in pick.items()) for column in (record.right, record.nfe))
 
 
@@ -78,6 +75,11 @@ class Analysis:
         equal = self.columns(world, arm, "nfe")
         row["nfe"] = None if equal is None else asdict(over_seeds(equal[1], None, clusters, False))
         row["nfe_accuracy"] = None if equal is None else float(equal[0].mean())
+        own = self.records[world, arm]
+        row["reported"] = {
+            name: np.mean([[column(name).mean() for column in (r.right, r.nfe)] for r in own], axis=0).tolist()
+            for name in own[0].content["reported"]
+        }
         best = None if arm == TEACHER else chosen(self.study, world, arm)
         row["learning_rate"], row["steps"] = (None, None) if best is None else (best.learning_rate, best.steps)
         return row | {"mechanism": self.mechanism(world, arm)}
@@ -90,7 +92,8 @@ class Analysis:
             for part in ("invariance", "path")
             for name in own[0][part]
         }
-        areas = [a for m in own if (a := area_under_roc(**m["calibration"])) is not None]
+        both = [(m["calibration"]["least_confidence"], m["calibration"]["right"]) for m in own]
+        areas = [area for pair in both if (area := area_under_roc(*pair)) is not None]
         return found | {"auroc": float(np.mean(areas)) if areas else None}
 
     def contrast(self, contrast: Contrast, world: str) -> dict | None:

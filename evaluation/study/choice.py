@@ -20,16 +20,23 @@ def one_token(study: StudyConfig) -> str:
     return f"fixed, steps={study.gen_length}"
 
 
+def terms_from(study: StudyConfig, points: dict[str, tuple[float, float]]) -> Terms:
+    """A world's terms from what its teacher's decoders reach on validation, (NFE, accuracy) each."""
+    target = points[one_token(study)][1] - study.margin
+    needed = mean_of(points, at_accuracy(points, target))[0]
+    # Where blocks already fill in one step each there is nothing to halve: no decoder of the envelope can take less.
+    return Terms(target, max(study.budget_share * needed, min(nfe for nfe, _ in points.values())))
+
+
 def terms_of(study: StudyConfig, world: str) -> Terms | None:
     """None as long as the world's teacher is not measured."""
     record = records.read(study, Cell(world))
-    if record is None:
-        return None
-    target = record.validation[one_token(study)][1] - study.margin
-    needed = mean_of(record.validation, at_accuracy(record.validation, target))[0]
-    # Where blocks already fill in one step each there is nothing to halve: no decoder of the envelope can take less.
-    least = min(nfe for nfe, _ in record.validation.values())
-    return Terms(target, max(study.budget_share * needed, least))
+    return None if record is None else terms_from(study, record.validation)
+
+
+def choice(points: dict[str, tuple[float, float]], terms: Terms, measure: str) -> dict[str, float] | None:
+    """The decoders that validation chooses for a measure, accuracy at the budget or nfe at the target; None = none does."""
+    return at_budget(points, terms.budget) if measure == "accuracy" else at_accuracy(points, terms.target)
 
 
 def trials(study: StudyConfig, world: str, arm: str) -> list[dict] | None:
@@ -39,8 +46,8 @@ def trials(study: StudyConfig, world: str, arm: str) -> list[dict] | None:
         record = records.read(study, cell)
         if terms is None or record is None:
             return None
-        accuracy = mean_of(record.validation, at_budget(record.validation, terms.budget))[1]
-        needed = at_accuracy(record.validation, terms.target)
+        accuracy = mean_of(record.validation, choice(record.validation, terms, "accuracy"))[1]
+        needed = choice(record.validation, terms, "nfe")
         nfe = None if needed is None else mean_of(record.validation, needed)[0]
         found.append({"cell": cell, "accuracy": accuracy, "nfe": nfe})
 

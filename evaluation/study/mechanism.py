@@ -86,11 +86,16 @@ def on_path(student: DecodeResult, teacher: DecodeResult) -> dict[str, float]:
 
 
 def calibration(result: DecodeResult, right: list[bool]) -> dict[str, list]:
-    """Per answer the least confidence with which a token of it was committed, EOS included, and whether it is right."""
+    """Per answer the least confidence with which a token of it was committed, EOS included; is it right; its NFE."""
     answer = torch.arange(result.tokens.shape[1]) <= result.lengths[:, None]
     counted = answer & (result.commit_step >= 0)
     least = result.confidence.masked_fill(~counted, 1.0).amin(dim=1)
-    return {"least_confidence": [round(value, 4) for value in least.tolist()], "right": [int(r) for r in right]}
+    nfe = [int(n) for n in result.nfe]
+    return {
+        "least_confidence": [round(value, 4) for value in least.tolist()],
+        "right": [int(r) for r in right],
+        "nfe": nfe,
+    }
 
 
 def mechanism(

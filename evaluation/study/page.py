@@ -64,11 +64,12 @@ The trial that the plan's rule chose is marked; all others stand below it.
 {history}
 """
 METHOD = """- Decoders ({decoders}) are chosen on {validation} validation problems for each student by itself and judged on {test} test
-  problems whose arithmetic occurs in neither training nor validation. Two neighbours on the envelope may be mixed, which is
+  problems whose arithmetic occurs in neither training nor validation; a teacher has one token per step besides. Two neighbours on the envelope may be mixed, which is
   a decoder that flips a biased coin. The target of a world is its teacher's validation accuracy at one token per step less
   {margin:g} point(s); its budget {share:g} times the forward passes that the teacher's envelope needs for it, but
   no fewer than its cheapest decoder takes.
-- Learning rate and length were chosen for every arm in every world from the same grid, on validation, with a seed of its own.
+- Learning rate and length were chosen for every arm in every world from the same grid, on validation, with a seed of its own
+  and those of the decoders that `tuning.decoders` names.
 - Seeds are the unit: the variance of a difference is that between seeds plus that between clusters of problems of one
   arithmetic key, which all seeds share; degrees of freedom by Welch and Satterthwaite. Holm's correction is over all main
   rows. *equal*: the whole interval lies within {margin:g} point(s). *paired* arms share rows and masks.

@@ -63,7 +63,7 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
 
 
 def plot_envelopes(analysis: Analysis, path: Path) -> None:
-    """Accuracy against NFE on test: the decoders that validation puts on the envelope, mean over seeds."""
+    """Accuracy against NFE, mean over seeds: the envelope on validation, and where its choice at the budget is on test."""
     worlds = list(analysis.terms)
     figure, axes = plt.subplots(1, len(worlds), figsize=(4 * len(worlds), 4), squeeze=False)
     for part, world in zip(axes[0], worlds, strict=True):
@@ -72,11 +72,12 @@ def plot_envelopes(analysis: Analysis, path: Path) -> None:
             if of != world or not crossed:
                 continue
             names = [n for n in found[0].validation if any(n in hull(r.validation) for r in found)]
-            points = sorted(
-                (np.mean([r.nfe(n).mean() for r in found]), np.mean([r.right(n).mean() for r in found])) for n in names
-            )
+            points = sorted(tuple(np.mean([r.validation[n] for r in found], axis=0)) for n in names)
             x, y = zip(*points, strict=True)
-            part.plot(x, [100 * v for v in y], "o-", ms=3, color=colour(analysis, arm), label=analysis.study.label(arm))
+            how = {"color": colour(analysis, arm), "label": analysis.study.label(arm)}
+            part.plot(x, [100 * v for v in y], "-", lw=1, **how)
+            right, spent = analysis.columns(world, arm, "accuracy")
+            part.plot(spent.mean(), 100 * right.mean(), "o", ms=6, color=how["color"])
         terms = analysis.terms[world]
         part.axhline(100 * terms.target, color="black", lw=0.7, ls=":")
         part.axvline(terms.budget, color="black", lw=0.7, ls=":")
@@ -84,7 +85,7 @@ def plot_envelopes(analysis: Analysis, path: Path) -> None:
         part.set_xlabel("forward passes per answer")
         part.grid(alpha=0.3)
         part.legend(fontsize=6)
-    axes[0][0].set_ylabel("exact match on test, %")
+    axes[0][0].set_ylabel("exact match, %: validation (lines), test at the budget (dots)")
     save(figure, path)
 
 
@@ -134,18 +135,17 @@ def plot_calibration(analysis: Analysis, world: str, path: Path) -> None:
 
 
 def plot_nfe(analysis: Analysis, world: str, path: Path) -> None:
-    """Histogram of forward passes per test answer with CAD at the mechanism's threshold."""
-    name = f"cad, confidence_threshold={analysis.study.mechanism_threshold:g}"
+    """Histogram of forward passes per validation answer with CAD at the mechanism's threshold."""
     figure, axes = plt.subplots(figsize=(6.5, 4))
     bins = np.arange(0, analysis.study.gen_length + 2, 2)
     for (of, arm), found in analysis.records.items():
-        if of == world and (arm == TEACHER or len(found) > 1) and name in found[0].content["test"]:
-            values = np.concatenate([r.nfe(name) for r in found])
+        if of == world and (arm == TEACHER or len(found) > 1):
+            values = np.concatenate([r.content["mechanism"]["calibration"]["nfe"] for r in found])
             shares = np.histogram(values, bins)[0] / len(values)
             axes.stairs(100 * shares, bins, color=colour(analysis, arm), label=analysis.study.label(arm))
     axes.set_xlabel(f"forward passes per answer, CAD {analysis.study.mechanism_threshold:g}")
     axes.set_ylabel("answers, %")
-    axes.set_title(world, fontsize=9)
+    axes.set_title(f"{world}, validation problems", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     save(figure, path)

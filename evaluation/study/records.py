@@ -1,7 +1,7 @@
 """What was measured of a cell: a small compressed file in the repository, so that another machine goes on from it.
 
-validation: accuracy and mean NFE of every decoder. test (not of tuning cells): per problem whether the answer is right and
-its NFE, and the tokens before EOS in all. mechanism: see mechanism.py.
+validation: accuracy and mean NFE of every decoder. test (not of tuning cells), of the decoders that validation chooses and
+the reported ones: per problem whether the answer is right and its NFE, and the tokens before EOS in all. mechanism: see mechanism.py.
 """
 
 import gzip
@@ -26,7 +26,7 @@ class Record:
     @property
     def validation(self) -> dict[str, tuple[float, float]]:
         """(NFE, accuracy) of each decoder."""
-        return {name: (found["nfe"], found["accuracy"]) for name, found in self.content["validation"].items()}
+        return points(self.content["validation"])
 
     def right(self, decoder: str) -> np.ndarray:
         """(N,) 0 or 1 of the test problems."""
@@ -35,6 +35,11 @@ class Record:
     def nfe(self, decoder: str) -> np.ndarray:
         """(N,) forward passes of the test problems."""
         return np.array(self.content["test"][decoder]["nfe"], dtype=float)
+
+
+def points(validation: dict[str, dict]) -> dict[str, tuple[float, float]]:
+    """(NFE, accuracy) of each decoder, from what a record keeps of validation."""
+    return {name: (found["nfe"], found["accuracy"]) for name, found in validation.items()}
 
 
 def file_of(study: StudyConfig, cell: Cell) -> Path:

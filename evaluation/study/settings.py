@@ -34,12 +34,14 @@ class Tuning:
     """The same grid for every arm in every world: learning rates x steps, each trained once with `seed`.
 
     The rule: the point with the highest validation accuracy at the world's budget; of equal ones the one with fewer
-    forward passes at equal accuracy, then the smaller rate, then fewer steps. more_steps: lengths that the named arms try
-    besides, since they learn a new attention mask.
+    forward passes at equal accuracy, then the smaller rate, then fewer steps. decoders: the part of the envelope that a
+    trial is measured with, all of it where none is named. more_steps: lengths that the named arms try besides, since they
+    learn a new attention mask.
     """
 
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
     steps: Annotated[tuple[Count, ...], Field(min_length=1)]
+    decoders: tuple[DecodingOptions, ...] = ()
     more_steps: dict[str, tuple[Count, ...]] = field(default_factory=dict)
     seed: int = 0
 
@@ -67,12 +69,13 @@ class StudyConfig:
     """One study. experiment: the YAML that every student starts from; base: settings that all share.
 
     worlds, arms: by name, the settings in which each differs; {world} stands for the world's name. teachers: output_dir
-    of the recipe is {world}'s teacher. decoders: the envelope, any decoding options. validation, test: problems of the
-    two splits; decoders are chosen on the first and judged on the second. mechanism: validation problems on which states
+    of the recipe is {world}'s teacher. decoders: the envelope, any decoding options; a teacher's has one token per step
+    besides. reported: those that are measured on test whatever is chosen. validation, test: problems of the two splits;
+    decoders are chosen on the first and judged on the second. mechanism: validation problems on which states
     are compared. margin: accuracy may fall this far under the teacher's at one token per step and count as equal.
     budget_share: a world's budget is this share of the forward passes that its teacher's envelope needs at equal
-    accuracy, but no fewer than its cheapest decoder takes. records: folder of what was measured, kept in git; report: the page. processes: cells at a time, one thread
-    each.
+    accuracy, but no fewer than its cheapest decoder takes. records: folder of what was measured, kept in git; report: the
+    page. processes: cells at a time, one thread each.
     """
 
     experiment: str
@@ -83,6 +86,7 @@ class StudyConfig:
     tuning: Tuning
     decoders: Annotated[tuple[DecodingOptions, ...], Field(min_length=1)]
     contrasts: tuple[Contrast, ...]
+    reported: tuple[DecodingOptions, ...] = ()
     base: tuple[str, ...] = ()
     gen_length: Count = 48
     block_length: Count = 8
@@ -191,9 +195,13 @@ def teacher_fingerprint(folder: str) -> str:
 def mark_of(study: StudyConfig, cell: Cell) -> str:
     """Of everything in the plan that a cell's record depends on; a record with another mark is made again."""
     tree = {name: value for name, value in tree_of(study, cell).items() if name not in APART}
-    names = ("gen_length", "block_length", "validation", "test", "mechanism", "mechanism_threshold")
-    decoders = [{k: v for k, v in vars(options).items() if v is not None} for options in study.decoders]
-    return fingerprint(tree, decoders, {n: vars(study)[n] for n in names}, teacher_fingerprint(tree["teacher"]))
+    names = ["gen_length", "block_length", "validation"]
+    decoders = [decoders_of(study, cell)]
+    if not is_trial(study, cell):  # what is measured on test hangs on what validation chooses
+        names += ["test", "mechanism", "mechanism_threshold", "margin", "budget_share"]
+        decoders.append(study.reported)
+    shown = [[{k: v for k, v in vars(options).items() if v is not None} for options in part] for part in decoders]
+    return fingerprint(tree, shown, {n: vars(study)[n] for n in names}, teacher_fingerprint(tree["teacher"]))
 
 
 def words_of(study: StudyConfig, cell: Cell) -> list[str]:
@@ -202,9 +210,31 @@ def words_of(study: StudyConfig, cell: Cell) -> list[str]:
     return [study.experiment, *(f"{name}={json.dumps(value)}" for name, value in config.items())]
 
 
-def decoders_of(study: StudyConfig) -> list[DecodingOptions]:
-    """The envelope's decoders."""
-    return [replace(o, gen_length=study.gen_length, block_length=study.block_length) for o in study.decoders]
+def is_trial(study: StudyConfig, cell: Cell) -> bool:
+    """Whether a cell is of the tuning, which looks at no test problem."""
+    return cell.seed == study.tuning.seed
+
+
+def one_token_of(study: StudyConfig) -> DecodingOptions:
+    """The decoder that commits one token per step."""
+    return DecodingOptions(steps=study.gen_length, gen_length=study.gen_length, block_length=study.block_length)
+
+
+def shaped(study: StudyConfig, decoders: tuple[DecodingOptions, ...]) -> list[DecodingOptions]:
+    """Decoders with the study's lengths."""
+    return [replace(options, gen_length=study.gen_length, block_length=study.block_length) for options in decoders]
+
+
+def decoders_of(study: StudyConfig, cell: Cell) -> list[DecodingOptions]:
+    """The decoders that a cell is measured with on validation problems."""
+    own = study.tuning.decoders if is_trial(study, cell) else ()
+    found = shaped(study, own or study.decoders)
+    return found if cell.arm != TEACHER else [one_token_of(study), *found]
+
+
+def reported_of(study: StudyConfig) -> list[DecodingOptions]:
+    """The decoders that are measured on test whatever is chosen."""
+    return shaped(study, study.reported)
 
 
 def arms_of(study: StudyConfig, world: str) -> list[str]:

@@ -57,6 +57,10 @@ def arm_table(study: StudyConfig, rows: list[dict]) -> str:
         "NFE at equal accuracy": lambda r: number(r["nfe"]),
         "accuracy there, %": lambda r: plain(r["nfe_accuracy"], 100),
     }
+    for name in rows[0]["reported"] if rows else ():
+        columns[f"{name}: accuracy, % / NFE"] = lambda r, name=name: "{:.1f} / {:.1f}".format(
+            100 * r["reported"][name][0], r["reported"][name][1]
+        )
     return of_columns(columns, rows)
 
 

@@ -20,9 +20,19 @@ from cd4lm.io import weights_fingerprint
 from cd4lm.model.loading import load_for_inference
 from evaluation.measure import measure
 from evaluation.study import records
-from evaluation.study.choice import chosen
+from evaluation.study.choice import choice, chosen, one_token, terms_from, terms_of
 from evaluation.study.mechanism import mechanism
-from evaluation.study.settings import Cell, StudyConfig, decoders_of, experiment_of, grid_of
+from evaluation.study.settings import (
+    TEACHER,
+    Cell,
+    StudyConfig,
+    decoders_of,
+    experiment_of,
+    grid_of,
+    is_trial,
+    one_token_of,
+    reported_of,
+)
 
 POLL = 2  # seconds
 
@@ -78,44 +88,65 @@ def read_split(study: StudyConfig, cell: Cell, split: str, count: int) -> list[d
     return rows
 
 
+def measure_all(subject: tuple, options: list[DecodingOptions], rows: list[dict], batch_size: int) -> dict:
+    """Documents of every decoder by its name."""
+    decoders = [o.decoder(subject[0].config, end_ids(subject[1])) for o in options]
+    how = {"batch_size": batch_size, "score": tiny_task.score}
+    return {d.name: measure(*subject, rows, d, label=d.name, **how) for d in decoders}
+
+
+def to_judge(study: StudyConfig, cell: Cell, found: dict) -> list[str]:
+    """The names of the decoders that validation chooses for test, and of a teacher's one token per step."""
+    points = records.points(found)
+    terms = terms_from(study, points) if cell.arm == TEACHER else terms_of(study, cell.world)
+    chosen = {name for measure in ("accuracy", "nfe") for name in choice(points, terms, measure) or ()}
+    chosen |= {one_token(study)} if cell.arm == TEACHER else set()
+    return sorted(chosen)
+
+
 def measure_cell(study: StudyConfig, cell: Cell, note: Callable[[str], None]) -> dict:
-    """A record's content: every decoder on validation; on test, and the mechanism, unless the cell is for tuning."""
+    """A record's content: every decoder on validation; the chosen ones on test, and the mechanism, unless it is a trial."""
     folder = checkpoint_of(study, cell)
     subject, start = load_for_inference(folder), time.monotonic()
-    splits = {"validation": read_split(study, cell, "validation", study.validation)}
-    if cell.seed != study.tuning.seed:
-        splits["test"] = read_split(study, cell, "test", study.test)
     found = {"weights": weights_fingerprint(folder), "validation": {}, "test": {}, "mechanism": None}
-    for split, rows in splits.items():
-        note(split)
-        for options in decoders_of(study):
-            decoder = options.decoder(subject[0].config, end_ids(subject[1]))
-            how = {"batch_size": study.batch_size, "score": tiny_task.score, "label": decoder.name}
-            documents = measure(*subject, rows, decoder, **how)
-            found[split][decoder.name] = (
-                records.means(documents) if split == "validation" else records.columns(documents)
-            )
-    if "test" in splits:
+    note("validation")
+    rows = read_split(study, cell, "validation", study.validation)
+    documents = measure_all(subject, decoders_of(study, cell), rows, study.batch_size)
+    found["validation"] = {name: records.means(own) for name, own in documents.items()}
+    if not is_trial(study, cell):
+        note("test")
+        names = dict(zip(documents, decoders_of(study, cell), strict=True))
+        rows_of_test = read_split(study, cell, "test", study.test)
+        reported = measure_all(subject, reported_of(study), rows_of_test, study.batch_size)
+        missing = [names[name] for name in to_judge(study, cell, found["validation"]) if name not in reported]
+        documents = reported | measure_all(subject, missing, rows_of_test, study.batch_size)
+        found |= {"test": {name: records.columns(own) for name, own in documents.items()}, "reported": list(reported)}
         note("mechanism")
-        shared = {"gen_length": study.gen_length, "block_length": study.block_length, "stop_at_eos": False}
-        teacher = load_for_inference(experiment_of(study, cell).teacher)
-        rows = splits["validation"][: study.mechanism]
-        looked = DecodingOptions.parse(
-            shared | {"confidence_threshold": study.mechanism_threshold, "stop_at_eos": True}
-        )
-        one_token = DecodingOptions.parse(shared | {"steps": study.gen_length})
-        found["mechanism"] = mechanism(subject, teacher, rows, looked, one_token, study.batch_size)
+        found["mechanism"] = measure_mechanism(study, cell, subject, rows[: study.mechanism])
     return found | {"measuring_seconds": round(time.monotonic() - start, 1)}
 
 
-def finish_cell(study: StudyConfig, cell: Cell, train: Callable[[Cell], None], note: Callable[[str], None]) -> None:
-    """Train and measure a cell."""
+def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list[dict]) -> dict:
+    """What mechanism.py measures of a cell's model on validation problems."""
+    teacher = load_for_inference(experiment_of(study, cell).teacher)
+    looked = DecodingOptions(
+        confidence_threshold=study.mechanism_threshold,
+        gen_length=study.gen_length,
+        block_length=study.block_length,
+        stop_at_eos=True,
+    )
+    one_token_each = replace(one_token_of(study), stop_at_eos=False)
+    return mechanism(subject, teacher, rows, looked, one_token_each, study.batch_size)
+
+
+def make_cell(study: StudyConfig, cell: Cell, train: Callable[[Cell], None], note: Callable[[str], None]) -> dict:
+    """Train and measure a cell: a record's content."""
     start = time.monotonic()
     if cell.seed is not None:
         note("training")
         train(cell)
     seconds = round(time.monotonic() - start, 1)
-    records.write(study, cell, measure_cell(study, cell, note) | {"training_seconds": seconds})
+    return measure_cell(study, cell, note) | {"training_seconds": seconds}
 
 
 def work(study: StudyConfig, train: Callable[[Cell], None], note: Callable[[str], None]) -> dict[Cell, str]:
@@ -134,7 +165,8 @@ def work(study: StudyConfig, train: Callable[[Cell], None], note: Callable[[str]
                 if mine and records.read(study, cell) is None:
                     taken = True
                     try:
-                        finish_cell(study, cell, train, lambda what, cell=cell: note(f"{cell.name}: {what}"))
+                        content = make_cell(study, cell, train, lambda what, cell=cell: note(f"{cell.name}: {what}"))
+                        records.write(study, cell, content)
                     except (ValueError, ArithmeticError, OSError, RuntimeError) as error:
                         failed[cell] = one_line(error)
                     break

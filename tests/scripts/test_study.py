@@ -24,13 +24,17 @@ from tests.training.worlds import TRAIN, write_teacher_and_data
 PLAN = {
     "worlds": {"w8": ["data.dir={folder}/{world}"]},
     "arms": {"dscd": [], "lambda0": ["dscd.initial_lambda=0", "dscd.final_lambda=0"]},
-    "crossings": [{"arms": ["dscd", "lambda0"], "worlds": ["w8"], "seeds": [1, 2]}],
-    "tuning": {"learning_rates": [0.001], "steps": [1], "seed": 9},
+    "crossings": [
+        {"arms": ["dscd"], "worlds": ["w8"], "seeds": [1, 2]},
+        {"arms": ["lambda0"], "worlds": ["w8"], "seeds": [1]},
+    ],
+    "tuning": {"learning_rates": [0.001], "steps": [1], "seed": 9, "decoders": [{"steps": 4}]},
     "contrasts": [
         {"a": "dscd", "b": "lambda0", "question": "does it help?", "worlds": ["w8"], "main": True, "paired": True},
         {"a": "dscd", "b": "teacher", "question": "is it cheaper?", "worlds": ["w8"], "measure": "nfe"},
     ],
-    "decoders": [{"steps": 40}, {"steps": 4}, {"confidence_threshold": 0.9}, {"confidence_threshold": 0.5}],
+    "decoders": [{"steps": 4}, {"confidence_threshold": 0.9}, {"confidence_threshold": 0.5}],
+    "reported": [{"confidence_threshold": 0.95}],
     "gen_length": 40,
     "block_length": 20,
     "batch_size": 8,
@@ -80,23 +84,27 @@ def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = stamps(cells)
-    assert "w8/teacher.json.gz" in before and len(before) < 7
+    assert "w8/teacher.json.gz" in before and len(before) < 6
 
     process = start(plan)
     text, _ = process.communicate()
     assert process.returncode == 0, text + (plan.parent / "out/logs/worker-0.txt").read_text()[-3000:]
     after, study = stamps(cells), load(StudyConfig, plan)
-    assert before.items() <= after.items() and len(after) == 1 + 2 * (1 + 2)  # nothing was made again
-    assert "7/7" in text.replace(" ", "")
+    assert before.items() <= after.items() and len(after) == 1 + 2 + 3  # nothing was made again
+    assert "6/6" in text.replace(" ", "")
     for arm in study.arms:
         best = chosen(study, "w8", arm)
-        made = [records.read(study, Cell("w8", arm, best.learning_rate, best.steps, seed)) for seed in (1, 2)]
-        assert all(len(r.right("fixed, steps=40")) == 8 and r.content["mechanism"] for r in made)
-        assert records.read(study, best).content["test"] == {}  # no test problem is looked at for tuning
+        seeds = study.seeds("w8", arm)
+        made = [records.read(study, Cell("w8", arm, best.learning_rate, best.steps, seed)) for seed in seeds]
+        assert all(len(r.right("cad, confidence_threshold=0.95")) == 8 and r.content["mechanism"] for r in made)
+        assert all(len(r.validation) == 3 and 2 <= len(r.content["test"]) <= 5 for r in made)
+        # A trial is measured with the plan's decoders for trials, and on no test problem.
+        trial = records.read(study, best).content
+        assert trial["test"] == {} and list(trial["validation"]) == ["fixed, steps=4"]
     record = records.read(study, Cell("w8")).content
     assert record["provenance"]["threads"] == 1 and record["test"]["fixed, steps=40"]["tokens"] >= 0
     page = (plan.parent / "results.md").read_text()
-    assert "5 of 5 students and teachers are judged" in page and "not finished" not in page
+    assert "4 of 4 students and teachers are judged" in page and "not finished" not in page
     assert "| Q1.w8 | does it help? |" in page and page.count("| a number |") == 2
     assert sum(line.endswith("| yes |") for line in page.splitlines()) == 2
     assert {f.name for f in (plan.parent / "results").glob("*.png")} == {
@@ -107,11 +115,11 @@ def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
     best = chosen(study, "w8", "dscd")
     file = cells / f"w8/dscd/rate-0.001_steps-{best.steps}_seed-1.json.gz"
     stored = json.loads(gzip.decompress(file.read_bytes()))
-    stored["test"]["fixed, steps=4"]["tokens"] += 1
+    stored["test"]["cad, confidence_threshold=0.95"]["tokens"] += 1
     file.write_bytes(gzip.compress(json.dumps(stored).encode()))
     code, text = run_main(main, plan, "--cell", f"w8/dscd/rate-0.001_steps-{best.steps}_seed-1")
     told = [line for line in text.splitlines() if line.startswith(("validation of", "test of", "mechanism of"))]
-    assert code == "1" and len(told) == 1 and "test of fixed, steps=4" in told[0], text
+    assert code == "1" and len(told) == 1 and "test of cad, confidence_threshold=0.95" in told[0], text
 
 
 def test_a_world_a_record_and_a_rule(plan):
@@ -127,7 +135,7 @@ def test_a_world_a_record_and_a_rule(plan):
         assert chosen(study, "w8", "dscd") is None
         records.write(study, Cell("w8", "dscd", 0.001, steps, 9), {"validation": better, "test": {}})
     assert chosen(study, "w8", "dscd").steps == 2
-    assert len(all_cells(study)[0]) == 1 + 4 + 2 and all_cells(study)[1] == 9
+    assert len(all_cells(study)[0]) == 1 + 4 + 2 and all_cells(study)[1] == 8
 
 
 def test_a_changed_plan_makes_a_record_again(plan):
