@@ -5,7 +5,8 @@
     python scripts/benchmark_decoding.py --shape 8b --dtype bfloat16 --modes plain exact exact+compile dual dual+compile
     python scripts/benchmark_decoding.py --model_path checkpoints/tiny_teacher --data data/tiny/test.jsonl \\
         --gen_length 40 --block_length 20 --modes exact prefix dual --refresh_interval 0 4 2
-    python scripts/benchmark_decoding.py --shape 100m --attention block_causal --prompt_length 200 --modes exact block
+    python scripts/benchmark_decoding.py --shape 100m --attention block_causal --prompt_length 200 --modes exact block block+packed
+    python scripts/benchmark_decoding.py --shape 100m --steps 64 --modes plain exact exact+packed
     python scripts/benchmark_decoding.py --shape 100m --modes exact multi_block --block_add_threshold 0.2 --threshold 0.6
     python scripts/benchmark_decoding.py --shape tiny --prompt_length 32 128 512 --gen_length 64 256 --batch 1 4 16
 
@@ -55,6 +56,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--block_length", type=int, default=32)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: bfloat16 on a GPU, else float32")
     parser.add_argument("--threshold", type=float, default=0.9, help="confidence from which tokens are committed")
+    parser.add_argument("--steps", type=int, help="per answer, instead of a threshold: the decoder of LLaDA's paper")
     add = "multi_block: share of a block that opens the next (default 0.5)"
     parser.add_argument("--block_add_threshold", type=float, default=0.5, help=add)
     refresh = "steps between refreshes of prefix and dual; 0: at block starts only"
@@ -68,7 +70,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def check(arguments: argparse.Namespace) -> tuple:
     """The model's configuration, the modes and the grid. Raises ValueError, before a model is made, for wrong options."""
-    for name in ("prompts", "repeats", "batch", "prompt_length", "answer_length"):
+    for name in ("prompts", "repeats", "batch", "prompt_length", "answer_length", "steps"):
         values = vars(arguments)[name]
         for value in values if isinstance(values, list) else [values]:
             require(value is None or value >= 1, f"--{name}={value} must be at least 1")
@@ -79,6 +81,9 @@ def check(arguments: argparse.Namespace) -> tuple:
             unused = vars(arguments)[name] == command_line().get_default(name)
             require(unused, f"--{name} is for random weights: leave it out with --model_path")
     require(arguments.shape is None or arguments.data is None, "--data needs --model_path, for its tokenizer")
+    wide = best_device()[0].type == "cpu" and set(arguments.dtype or ["float32"]) == {"float32"}
+    packed = any(mode.endswith("+packed") for mode in arguments.modes)
+    require(wide or not packed, "modes with +packed are for float32 on a CPU: leave them or --dtype out")
     cached = any(mode.startswith(grids.APPROXIMATE) for mode in arguments.modes)
     require(cached or arguments.refresh_interval == [0], "--refresh_interval needs prefix or dual among --modes")
     config, modes = grids.model_config(arguments), grids.modes_of(arguments)

@@ -11,7 +11,7 @@ from benchmarking import shapes
 from cd4lm.config import require
 from cd4lm.data import tiny_task
 from cd4lm.data.examples import encode_prompt, end_ids
-from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, MultiBlock, decode
+from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, FixedSteps, MultiBlock, decode
 from cd4lm.decoding.policies import Policy
 from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer
 from evaluation.tuning import read_problems
@@ -19,7 +19,8 @@ from evaluation.tuning import read_problems
 CACHES = {"plain": "plain", "exact": "none", "prefix": "prefix", "dual": "dual", "block": "block"}
 SEVERAL = {"multi_block": "none", "multi_block_cached": "block"}  # several blocks open at once
 APPROXIMATE = ("prefix", "dual")
-MODES = ["plain", *(name + end for name in (*CACHES, *SEVERAL) if name != "plain" for end in ("", "+compile"))]
+ENDS = ("", "+compile", "+packed")
+MODES = ["plain", *(name + end for name in (*CACHES, *SEVERAL) if name != "plain" for end in ENDS)]
 INIT_GAIN = 1.7  # standard deviation of a weight times sqrt(d_model); at 0.45 (0.02) all masks predict the same token
 LOGIT_STD = 8.0  # confidences spread over (0, 1)
 
@@ -28,7 +29,8 @@ LOGIT_STD = 8.0  # confidences spread over (0, 1)
 class Mode:
     """A way to decode: its name, policy, settings of the engine and rows at a time.
 
-    refresh_interval: of the approximate caches, None refreshes at the start of a block only.
+    packed: with the head's weight in oneDNN's order (a CPU's). refresh_interval: of the approximate caches, None refreshes
+    at the start of a block only.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Mode:
     cache: str
     compile: bool
     batch: int
+    packed: bool = False
     refresh_interval: int | None = None
 
     @property
@@ -71,18 +74,21 @@ class Point:
 def modes_of(arguments: argparse.Namespace) -> list[Mode]:
     """Every mode at every batch size, the plain loop at 1 only; the approximate ones at every refresh interval.
 
-    All commit from the same confidence on: CAD in one block, its twin in all that are open.
+    All commit from the same confidence on, CAD in one block, its twin in all that are open; with --steps the modes of one
+    block commit so many times instead.
     """
     found, cad = [], ConfidenceAdaptive(threshold=arguments.threshold)
+    if arguments.steps is not None:
+        cad = FixedSteps(arguments.steps)
     several = MultiBlock(arguments.threshold, arguments.block_add_threshold, certainty="confidence")
     for name in arguments.modes:
-        kind, _, compiled = name.partition("+")
+        kind, _, end = name.partition("+")
         intervals = arguments.refresh_interval if kind in APPROXIMATE else [0]
         batches = sorted(set(arguments.batch)) if kind != "plain" else [1]
         for batch, interval in product(batches, intervals):
             label = f"{name}/{interval}" if interval else name
             policy, cache = (several if kind in SEVERAL else cad), (CACHES | SEVERAL)[kind]
-            found.append(Mode(label, policy, cache, bool(compiled), batch, interval or None))
+            found.append(Mode(label, policy, cache, end == "compile", batch, end == "packed", interval or None))
     return found
 
 

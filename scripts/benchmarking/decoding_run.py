@@ -9,6 +9,7 @@ import torch
 from benchmarking.decoding_grid import Mode, Point
 from benchmarking.machine import PeakMemory, cached_flops
 from cd4lm.decoding import DecodeResult, decode_stream
+from cd4lm.model.packing import packed_head
 from cd4lm.training.throughput import wait
 
 
@@ -61,7 +62,11 @@ def run_once(model, point: Point, mode: Mode, on_done=lambda n: None) -> Pass:
             joined[i] = time.perf_counter()
             yield prompt
 
-    with PeakMemory(device) as memory, nullcontext() if mode.compile else ForwardCounter(model) as counted:
+    with (
+        packed_head(model, mode.batch * point.config.block_length) if mode.packed else nullcontext(),
+        PeakMemory(device) as memory,
+        nullcontext() if mode.compile else ForwardCounter(model) as counted,
+    ):
         wait(device)
         start, cpu_start = time.perf_counter(), time.process_time()
         for part in decode_stream(model, arriving(), mode.policy, mode.config(point.config), batch_size=mode.batch):

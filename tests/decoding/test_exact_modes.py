@@ -75,8 +75,9 @@ def test_caches_refreshed_at_every_step_equal_the_plain_loop(cache, options):
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask_id", [0, 59, 999])
-def test_one_pass_readout_equals_the_published_one(temperature, dtype, mask_id):
-    logits = (torch.randn(3, 5, 1000) * 4).to(dtype)
+@pytest.mark.parametrize("spread", [4, 60])  # 60: most exponentials are under the smallest float32
+def test_one_pass_readout_equals_the_published_one(temperature, dtype, mask_id, spread):
+    logits = (torch.randn(3, 5, 1000) * spread).to(dtype)
     keys, places = row_keys(torch.arange(3), 7), torch.arange(5).expand(3, 5)
     tokens, certainty = propose_published(logits, mask_id, temperature, keys, places)
     for chunk in (1, 7, 256, 5000):

@@ -93,6 +93,15 @@ def test_a_run_writes_what_it_measured(monkeypatch, tmp_path, capsys):
     assert "(approximate)" in capsys.readouterr().out
 
 
+def test_fixed_steps_and_a_packed_head(monkeypatch, tmp_path):
+    words = SMALL.replace("--repeats 2", "--repeats 1").replace("--batch 1 2", "--batch 1")
+    command(monkeypatch, f"{words} --steps 8 --modes plain exact dual+packed exact+packed --output_dir {tmp_path}")
+    benchmark_decoding.main()
+    records = {r["mode"]: r for r in json.loads((tmp_path / "decoding.json").read_text())["records"]}
+    assert records["plain"]["nfe"] == 8 and records["exact+packed"]["exact"]
+    assert records["exact+packed"]["agreement"]["tokens"] > 0.9  # one token that flips may change those after it
+
+
 def test_answers_are_scored_and_paired(monkeypatch, tmp_path):
     write_jsonl(tmp_path / "questions.jsonl", [make_row("test", i, seed=0) for i in range(6)])
     few = "--prompts 6 --batch 6 --repeats 1 --gen_length 40 --block_length 20 --threshold 0.6"
@@ -162,6 +171,8 @@ def test_several_open_blocks_beside_one(monkeypatch, tmp_path):
         ("--shape tiny --prompt_length 4000", "--prompt_length=4000 \\+ 256 is above 4096"),
         ("--shape tiny --modes block", "cache='block' needs a block-causal checkpoint"),
         ("--shape tiny --modes exact --refresh_interval 4", "--refresh_interval needs prefix or dual"),
+        ("--shape tiny --modes exact+packed --dtype bfloat16", "\\+packed are for float32 on a CPU"),
+        ("--shape tiny --steps 0", "--steps=0 must be at least 1"),
         ("--shape tiny --refresh_interval 0 -1", "refresh_interval=-1"),
         ("--shape tiny --threshold 2", "threshold=2"),
         ("--shape tiny --modes multi_block --block_add_threshold 0", "block_add_threshold=0.0 is not a share"),

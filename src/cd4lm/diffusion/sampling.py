@@ -36,7 +36,8 @@ def propose(
     for start, end in spans(V, mask_id, chunk):
         part = logits[..., start:end].float()  # (n, r, chunk)
         new_top = torch.maximum(top, part.amax(dim=-1))
-        total = total * (top - new_top).exp() + (part - new_top[..., None]).exp_().sum(dim=-1)
+        # exp(-87) is the smallest normal float32, nothing beside a sum of at least 1; CPUs take long over smaller ones.
+        total = total * (top - new_top).exp() + (part - new_top[..., None]).clamp_(min=-87).exp_().sum(dim=-1)
         top = new_top
         if start == mask_id:
             continue

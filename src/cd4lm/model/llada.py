@@ -127,10 +127,17 @@ class OutputHead(Linear):
     """Logits (..., V) of rows (..., d), or reduce(rows, weight (V, d)) where logits would not fit in memory.
 
     The reduction runs inside this forward because a sharding launcher gathers the weight for that long and no longer.
+    packed: the weight in oneDNN's order, to multiply with instead (cd4lm.model.packing).
     """
 
+    packed: torch.Tensor | None = None
+
     def forward(self, rows: torch.Tensor, reduce: Callable | None = None) -> torch.Tensor:
-        return super().forward(rows) if reduce is None else reduce(rows, self.weight)
+        if reduce is not None:
+            return reduce(rows, self.weight)
+        if self.packed is not None:
+            return torch.ops.mkldnn._linear_pointwise(rows, self.packed, None, "none", [], "")
+        return super().forward(rows)
 
 
 class LLaDABlock(Block):

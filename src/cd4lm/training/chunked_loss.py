@@ -20,7 +20,6 @@ from cd4lm.diffusion.losses import (
     DSCDLoss,
     certainty_rows,
     dscd_mix,
-    dscd_rows,
     mean_weights,
     right_weights,
 )
@@ -143,14 +142,62 @@ def chunked(student: Rows, parts: list[Part], values: RowValues, weigh: Callable
         return weigh(EVERYTHING, *found), *found
 
 
+def log_sum(z: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """log sum exp z of each row, (N,), from p = softmax(z), both (N, V): read off at the largest, which cannot underflow."""
+    return z.amax(dim=-1) - p.amax(dim=-1).log()
+
+
+class _KLAndNLL(torch.autograd.Function):
+    """dscd_rows of logits z (n, V) of the student and z_t (m, V) of the teacher, which it overwrites: (m,) and (n,).
+
+    Its gradient is known in closed form from the softmaxes, dKL/dz = (q_T - p_T) / T and dCE/dz = q - onehot(x0), p the
+    teacher's and q the student's, which spares the logarithms over the vocabulary and their derivatives.
+    """
+
+    @staticmethod
+    def forward(ctx, z, z_t, labels, kept, temperature):
+        ctx.set_materialize_grads(False)
+        ctx.labels, ctx.temperature, ctx.q, ctx.q_t, ctx.p = labels, temperature, None, None, None
+        ctx.kept = None if z_t is None or len(z_t) == len(z) else kept.nonzero().squeeze(-1)  # None: all rows
+        kl = nll = z.new_zeros(0)
+        if labels is not None:
+            ctx.q = z.softmax(dim=-1)  # (n, V)
+            nll = log_sum(z, ctx.q) - z.gather(-1, labels[:, None]).squeeze(-1)
+        if z_t is not None:
+            z_t = z_t.div_(temperature)
+            z = (z if ctx.kept is None else z[ctx.kept]) / temperature  # (m, V)
+            ctx.q_t, ctx.p = z.softmax(dim=-1), z_t.softmax(dim=-1)
+            apart = log_sum(z, ctx.q_t) - log_sum(z_t, ctx.p)
+            kl = z_t.sub_(z).mul_(ctx.p).sum(dim=-1) + apart
+        return kl, nll
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_kl, d_nll):
+        # In place: the softmaxes are not needed afterwards.
+        slope = None
+        if ctx.q is not None and d_nll is not None:
+            slope = ctx.q.mul_(d_nll[:, None])
+            slope.scatter_add_(1, ctx.labels[:, None], -d_nll[:, None])
+        if ctx.q_t is not None and d_kl is not None:
+            of_kl = ctx.q_t.sub_(ctx.p).mul_(d_kl[:, None] / ctx.temperature)
+            if ctx.kept is None:
+                slope = of_kl if slope is None else slope.add_(of_kl)
+            else:
+                slope = of_kl.new_zeros(len(ctx.labels), of_kl.shape[1]) if slope is None else slope
+                slope.index_add_(0, ctx.kept, of_kl)
+        ctx.q = ctx.q_t = ctx.p = None
+        return slope, None, None, None, None
+
+
 def kl_and_nll(target: Rows | None, labels: torch.Tensor | None, kept: torch.Tensor, temperature: float) -> RowValues:
-    """dscd_rows of a chunk; the target has no gradient."""
+    """dscd_rows of a chunk, equal in value and gradient; the target has no gradient."""
     target = None if target is None else target.detach().to(compute_dtype(target.head))
 
     def values(part: Part, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z_t = None if target is None else target.hidden[part.kept] @ target.head.T  # (m, V)
+        z_t = None if target is None else (target.hidden[part.kept] @ target.head.T).float()  # (m, V)
         own = None if labels is None else labels[part.rows]
-        return dscd_rows(logits, z_t, own, kept[part.rows], temperature)
+        return _KLAndNLL.apply(logits, z_t, own, kept[part.rows], temperature)
 
     return values
 
@@ -230,19 +277,22 @@ def chunked_dscd_loss(
     n_kl, n_nll = (kept.sum().clamp(min=1), max(labels.numel(), 1)) if counts is None else counts
     scales = temperature**2 / n_kl, 1.0 / n_nll
     parts, values = chunks(kept, chunk), kl_and_nll(teacher, labels, kept, temperature)
-    if clamp is not None or not learns(student):
-        with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
-            kl, nll = (rows.sum() for rows in walk(student.detach().to(compute_dtype(student.head)), parts, values))
-    factors = weight * scales[0], (1 - weight) * scales[1]
-    if clamp is not None:  # a part whose mean exceeds the clamp has no gradient
-        flows = [(mean >= 0) & (mean <= clamp) for mean in (scales[0] * kl, scales[1] * nll)]
-        factors = factors[0] * flows[0], factors[1] * flows[1]
-    slope = 0.0  # zero in value, with the gradient of the whole
-    if learns(student):
-        linear, *rows = chunked(
+
+    def attempt(*factors: float) -> tuple[torch.Tensor, ...]:
+        """Their sum with these factors, which carries the gradient, and both means."""
+        total, *rows = chunked(
             student, parts, values, lambda _, kl, nll: factors[0] * kl.sum() + factors[1] * nll.sum()
         )
-        kl, nll = (row.sum() for row in rows)
-        slope = linear - linear.detach()
-    loss = dscd_mix(scales[0] * kl, scales[1] * nll, weight, clamp)
-    return loss._replace(total=loss.total + slope)
+        return total, *(scale * row.sum() for scale, row in zip(scales, rows, strict=True))
+
+    factors = weight * scales[0], (1 - weight) * scales[1]
+    linear, *means = attempt(*factors)
+    if clamp is not None and learns(student):
+        # A part whose mean exceeds the clamp has no gradient; few steps have one, so only they pay for a second pass.
+        flows = [bool((mean >= 0) & (mean <= clamp)) for mean in means]
+        if not any(flows):
+            linear = 0 * linear
+        elif not all(flows):
+            linear = attempt(*(factor * flow for factor, flow in zip(factors, flows, strict=True)))[0]
+    loss = dscd_mix(*means, weight, clamp)
+    return loss._replace(total=loss.total + (linear - linear.detach()))  # its value, with the gradient of the sum
