@@ -73,6 +73,30 @@ def whole_rows(counts: list[int], size: int) -> list[Part]:
     return [*parts, Part(slice(start, end), slice(0, 0))] if end > start else parts
 
 
+class Buffers:
+    """Arrays of logits' size that one chunk after another is written to.
+
+    New ones would cost a CPU a page fault for every 4 kB of every array of every chunk, which takes as long as filling them.
+    """
+
+    def __init__(self):
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def like(self, name: str, shape: tuple[int, int], model: torch.Tensor) -> torch.Tensor:
+        """(n, V) of the dtype and device of `model`, with anything in it."""
+        kept = self.kept.get(name)
+        if kept is None or len(kept) < shape[0] or (kept.shape[1], kept.dtype) != (shape[1], model.dtype):
+            kept = self.kept[name] = model.new_empty(shape)
+        return kept[: shape[0]]
+
+    def product(self, name: str, rows: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+        """Logits (n, V) of rows (n, d), float32."""
+        return torch.mm(rows, head.T, out=self.like(name, (len(rows), len(head)), rows)).float()
+
+    def softmax(self, name: str, z: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(z, dim=-1, out=self.like(name, z.shape, z))
+
+
 # What a loss knows of each row of a chunk, from the logits (n, V) of its part: a tuple of (n,) or (m,) tensors.
 RowValues = Callable[[Part, torch.Tensor], tuple[torch.Tensor, ...]]
 
@@ -82,10 +106,11 @@ def walk(student: Rows, parts: list[Part], values: RowValues, visit: Callable | 
 
     visit(part, logits, *values) is called while a chunk's graph from its logits exists.
     """
-    found = []
+    found, buffers = [], Buffers()
     # Without a row one empty chunk still says how many values there are.
     for part in parts or [Part(slice(0, 0), slice(0, 0))]:
-        logits = (student.hidden[part.rows] @ student.head.T).float()  # (n, V)
+        with torch.no_grad():
+            logits = buffers.product("logits", student.hidden[part.rows], student.head).detach()  # (n, V)
         with torch.set_grad_enabled(visit is not None):
             logits.requires_grad_(visit is not None)
             row = values(part, logits)
@@ -155,18 +180,19 @@ class _KLAndNLL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, z, z_t, labels, kept, temperature):
+    def forward(ctx, z, z_t, labels, kept, temperature, buffers):
         ctx.set_materialize_grads(False)
         ctx.labels, ctx.temperature, ctx.q, ctx.q_t, ctx.p = labels, temperature, None, None, None
         ctx.kept = None if z_t is None or len(z_t) == len(z) else kept.nonzero().squeeze(-1)  # None: all rows
         kl = nll = z.new_zeros(0)
         if labels is not None:
-            ctx.q = z.softmax(dim=-1)  # (n, V)
+            ctx.q = buffers.softmax("q", z)  # (n, V)
             nll = log_sum(z, ctx.q) - z.gather(-1, labels[:, None]).squeeze(-1)
         if z_t is not None:
             z_t = z_t.div_(temperature)
-            z = (z if ctx.kept is None else z[ctx.kept]) / temperature  # (m, V)
-            ctx.q_t, ctx.p = z.softmax(dim=-1), z_t.softmax(dim=-1)
+            scaled = buffers.like("scaled", z_t.shape, z)  # (m, V)
+            z = torch.div(z if ctx.kept is None else z[ctx.kept], temperature, out=scaled)
+            ctx.q_t, ctx.p = buffers.softmax("q_t", z), buffers.softmax("p", z_t)
             apart = log_sum(z, ctx.q_t) - log_sum(z_t, ctx.p)
             kl = z_t.sub_(z).mul_(ctx.p).sum(dim=-1) + apart
         return kl, nll
@@ -187,17 +213,17 @@ class _KLAndNLL(torch.autograd.Function):
                 slope = of_kl.new_zeros(len(ctx.labels), of_kl.shape[1]) if slope is None else slope
                 slope.index_add_(0, ctx.kept, of_kl)
         ctx.q = ctx.q_t = ctx.p = None
-        return slope, None, None, None, None
+        return slope, None, None, None, None, None
 
 
 def kl_and_nll(target: Rows | None, labels: torch.Tensor | None, kept: torch.Tensor, temperature: float) -> RowValues:
     """dscd_rows of a chunk, equal in value and gradient; the target has no gradient."""
-    target = None if target is None else target.detach().to(compute_dtype(target.head))
+    target, buffers = None if target is None else target.detach().to(compute_dtype(target.head)), Buffers()
 
     def values(part: Part, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z_t = None if target is None else (target.hidden[part.kept] @ target.head.T).float()  # (m, V)
+        z_t = None if target is None else buffers.product("z_t", target.hidden[part.kept], target.head)  # (m, V)
         own = None if labels is None else labels[part.rows]
-        return _KLAndNLL.apply(logits, z_t, own, kept[part.rows], temperature)
+        return _KLAndNLL.apply(logits, z_t, own, kept[part.rows], temperature, buffers)
 
     return values
 
