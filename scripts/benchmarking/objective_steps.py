@@ -17,20 +17,27 @@ from cd4lm.training.trainer import StudentTrainer
 BLOCK = 32
 
 
-def batch(config, B: int, L: int, prompt: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """What the collators make, every tensor of every objective: prompts of one length, answers of L - prompt tokens."""
+def batch(
+    config, B: int, L: int, prompt: int, device: torch.device, block: int = BLOCK, privilege: int | None = None
+) -> dict[str, torch.Tensor]:
+    """What the collators make, every tensor of every objective: prompts of one length, answers of L - prompt tokens.
+
+    block: tokens per block of the recorded paths. privilege: tokens of TAD's teacher before the prompt, by default as
+    many as the answer has.
+    """
     G, d = L - prompt, config.d_model
+    told = G if privilege is None else privilege
     answer = (torch.arange(L) >= prompt).expand(B, L)
     noise = uniform(row_keys(torch.arange(B), 0), L)
     place = torch.arange(L) - prompt
     in_block = [
-        random_ranks(answer & (place.div(BLOCK, rounding_mode="floor") == k), noise) for k in range(-(-G // BLOCK))
+        random_ranks(answer & (place.div(block, rounding_mode="floor") == k), noise) for k in range(-(-G // block))
     ]
     order = torch.full((B, L), -1)
     for k, ranks in enumerate(in_block):
-        order = torch.where(ranks < L, ranks + BLOCK * k, order)
+        order = torch.where(ranks < L, ranks + block * k, order)
     x0 = random_tokens(config, B, L, seed=0)
-    longer = torch.cat((random_tokens(config, B, G, seed=1), x0), dim=1)  # the reference answer comes first
+    longer = torch.cat((random_tokens(config, B, told, seed=1), x0), dim=1)  # the reference answer comes first
     found = {
         "example_id": torch.arange(B),
         "input_ids": x0,
@@ -41,8 +48,8 @@ def batch(config, B: int, L: int, prompt: int, device: torch.device) -> dict[str
         "hidden": torch.randn(B, G, d),
         "teacher_input_ids": longer,
         "teacher_attention_mask": torch.ones_like(longer),
-        "teacher_answer": (torch.arange(L + G) >= prompt + G).expand(B, L + G),
-        "teacher_prompt_length": torch.full((B,), prompt + G),
+        "teacher_answer": (torch.arange(L + told) >= prompt + told).expand(B, L + told),
+        "teacher_prompt_length": torch.full((B,), prompt + told),
     }
     found |= {f"truth_{name}": found[name] for name in ("input_ids", "attention_mask", "answer")}
     return {name: tensor.to(device) for name, tensor in found.items()}

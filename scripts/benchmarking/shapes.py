@@ -38,9 +38,9 @@ def config_of(arguments: argparse.Namespace, **settings) -> LLaDAConfig:
 
 
 def random_tokens(config: LLaDAConfig, rows: int, length: int, seed: int) -> torch.Tensor:
-    """(rows, length) ids, none of them special."""
+    """(rows, length) ids, none of them special in a vocabulary of LLaDA's; a small one gives the first id."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, config.vocab_size - SPECIAL, (rows, length), generator=generator)
+    return torch.randint(0, max(1, config.vocab_size - SPECIAL), (rows, length), generator=generator)
 
 
 def random_model(

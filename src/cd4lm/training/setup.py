@@ -19,6 +19,8 @@ from cd4lm.model.loading import load_config, load_model
 from cd4lm.settings import ExperimentConfig, FormatConfig, TrainConfig
 from cd4lm.training.chunked_loss import Rows
 
+Load = Callable[..., DiffusionLM]  # a model from a checkpoint folder and its dtype
+
 
 def check_fit(config: DiffusionConfig, tokenizer: PreTrainedTokenizerBase, form: FormatConfig, folder: str) -> None:
     """Raise ValueError unless model and tokenizer mean the same by a token id and the rows fit; reads no weights."""
@@ -76,11 +78,11 @@ def is_own_teacher(config: ExperimentConfig) -> bool:
     return config.lora is not None and config.init_from is None
 
 
-def build_teacher(config: ExperimentConfig) -> DiffusionLM | None:
-    """The frozen teacher, or None where it is the student with its adapters off."""
+def build_teacher(config: ExperimentConfig, load: Load = load_model) -> DiffusionLM | None:
+    """The frozen teacher, or None where it is the student with its adapters off. load: reads a checkpoint."""
     if is_own_teacher(config):
         return None
-    teacher = load_model(config.teacher, dtype=teacher_dtype(config.train))
+    teacher = load(config.teacher, dtype=teacher_dtype(config.train))
     compile_blocks(teacher, config.train)
     return teacher
 
@@ -105,29 +107,35 @@ def student_config(config: ExperimentConfig) -> DiffusionConfig:
     return own
 
 
-def start_model(config: ExperimentConfig, dtype: torch.dtype) -> DiffusionLM:
+def start_model(config: ExperimentConfig, dtype: torch.dtype, load: Load = load_model) -> DiffusionLM:
     """The checkpoint that the student starts from, with the student's attention."""
-    model, wanted = load_model(config.init_from or config.teacher, dtype=dtype), student_config(config)
+    model, wanted = load(config.init_from or config.teacher, dtype=dtype), student_config(config)
     model.config.set_attention(wanted.attention, wanted.block_length, wanted.block_grid)
     return model
 
 
-def build_student(config: ExperimentConfig, *, masters_elsewhere: bool) -> torch.nn.Module:
+def build_student(
+    config: ExperimentConfig, *, masters_elsewhere: bool, load: Load = load_model
+) -> torch.nn.Module:
     """The student: every weight trained, or with adapters on a base that never changes.
 
     masters_elsewhere: DeepSpeed keeps float32 master weights; otherwise a fully trained student is float32 itself.
-    With LoRA the base is in low precision, the adapters in float32.
+    With LoRA the base is in low precision, the adapters in float32. load: reads a checkpoint.
     """
     whole = config.lora is None and not masters_elsewhere
-    student = start_model(config, torch.float32 if whole else low_precision(config.train))
+    student = start_model(config, torch.float32 if whole else low_precision(config.train), load)
     compile_blocks(student, config.train)
     if config.lora is None:
         return student
-    in_parts = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
+    check_whole(is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true")
     from cd4lm.training.lora import add_adapters  # needs peft, which nothing else does
 
     return add_adapters(student, config.lora)
+
+
+def check_whole(in_parts: bool) -> None:
+    """Raise ValueError if adapters are asked for on weights that the launcher shards."""
+    require(not in_parts, "lora needs whole weights on each device: launch with DDP or ZeRO-2, not ZeRO-3 or FSDP")
 
 
 def compile_blocks(model: DiffusionLM, config: TrainConfig) -> None:

@@ -129,12 +129,12 @@ def parameter_count(config: DiffusionConfig) -> int:
         return model_of(config).num_parameters()
 
 
-def bytes_to_write(trainer: StudentTrainer, config: ExperimentConfig) -> int:
+def bytes_to_write(model: torch.nn.Module, config: ExperimentConfig) -> int:
     """Most bytes that checkpoints and student take on disk; with adapters, checkpoints hold the adapters alone."""
-    whole = parameter_count(trainer.model.config)
+    whole = parameter_count(model.config)
     if config.lora is None:
         return run_bytes(whole)
-    return run_bytes(sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)) + 4 * whole
+    return run_bytes(sum(p.numel() for p in model.parameters() if p.requires_grad)) + 4 * whole
 
 
 def save_student(trainer: StudentTrainer, config: ExperimentConfig, output: Path) -> None:
@@ -235,7 +235,7 @@ def train(config: ExperimentConfig) -> None:
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     trainer = build_trainer(config, output)
     if trainer.is_world_process_zero():
-        check_output(output, bytes_to_write(trainer, config))
+        check_output(output, bytes_to_write(trainer.model, config))
         dump(config, output / "config.yaml")
     trainer.train(resume_from_checkpoint=last)
     save_student(trainer, config, output)
