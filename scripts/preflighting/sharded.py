@@ -122,7 +122,11 @@ def zero_states(trainer: StudentTrainer, stage: int, gpus: int, machines: int) -
         bucket = DeepSpeedZeroConfig().reduce_bucket_size  # elements, which the estimator leaves out
         states += 2 * min(bucket, total)
     own = sum(local_bytes(p) for p in trained)
-    return own, states, f"DeepSpeed's estimator of ZeRO-{stage} states on {gpus * machines} GPUs, MemTracker for the rest"
+    return (
+        own,
+        states,
+        f"DeepSpeed's estimator of ZeRO-{stage} states on {gpus * machines} GPUs, MemTracker for the rest",
+    )
 
 
 def local_bytes(tensor: torch.Tensor) -> int:

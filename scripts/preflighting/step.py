@@ -1,19 +1,16 @@
 """One optimizer step of an experiment as its trainer runs it, predicted without data or measured with it."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
-
 from benchmarking.machine import PeakMemory
 from benchmarking.objective_steps import batch
+
 from cd4lm.config import require
-from cd4lm.diffusion.noise import row_keys
 from cd4lm.model.loading import load_config, model_of
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.processes import LaunchFile, processes_asked

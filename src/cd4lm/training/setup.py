@@ -114,9 +114,7 @@ def start_model(config: ExperimentConfig, dtype: torch.dtype, load: Load = load_
     return model
 
 
-def build_student(
-    config: ExperimentConfig, *, masters_elsewhere: bool, load: Load = load_model
-) -> torch.nn.Module:
+def build_student(config: ExperimentConfig, *, masters_elsewhere: bool, load: Load = load_model) -> torch.nn.Module:
     """The student: every weight trained, or with adapters on a base that never changes.
 
     masters_elsewhere: DeepSpeed keeps float32 master weights; otherwise a fully trained student is float32 itself.
