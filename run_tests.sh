@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Set up and run every test: bash run_tests.sh [pytest arguments]. The quick part alone: bash run_tests.sh -m "not slow"
+# What only GPUs can show, one test after the other: bash run_tests.sh -m gpu
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup_env.sh dev
@@ -8,5 +9,6 @@ source scripts/setup_system.sh bubblewrap:bwrap chromium:chromium
 "$PYTHON" -m ruff format --check .
 # One thread each, the models are too small to gain from more; one worker more than cores, since some only wait.
 workers=$("$PYTHON" -c 'import os; print(min(os.cpu_count() or 1, 8) + 1)')
+[[ "$*" != "-m gpu"* ]] || workers=0
 export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest --numprocesses "$workers" --dist loadscope --no-loadscope-reorder "$@"

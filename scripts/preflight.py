@@ -26,7 +26,7 @@ from preflighting.standin import with_shapes
 from preflighting.step import measure
 from preflighting.verdict import memory_row, predicted, progress, remedy
 
-from cd4lm.config import CommandParser, exit_with_message, load, require
+from cd4lm.config import CommandParser, exit_with_message, load, one_line, require
 from cd4lm.io import check_writable, write_json
 from cd4lm.model.checkpoint import CheckpointError
 from cd4lm.settings import ExperimentConfig
@@ -88,7 +88,10 @@ def memory_rows(name: str, config: ExperimentConfig, arguments: argparse.Namespa
     except CheckpointError as error:
         return [row(check, UNKNOWN, str(error))], None, None
     progress(f"one step of {name or 'the student'} under fake tensors")
-    found = predicted(shaped)
+    try:
+        found = predicted(shaped)
+    except RuntimeError as error:  # of torch, where it cannot run an operation without data
+        return [row(check, UNKNOWN, f"the step does not run without data: {one_line(error)}")], None, None
     line = memory_row(check, config, found, memory, origin)
     rows, refusal = [line], None
     if line.verdict == NO:

@@ -131,6 +131,16 @@ def middle(lengths: np.ndarray) -> str:
     return f"{int(np.median(lengths))} (median) to {lengths.max()}"
 
 
+def elsewhere(config: ExperimentConfig) -> bool:
+    """Whether the run is planned on a machine without the GPUs that it wants."""
+    return not torch.cuda.is_available() and (config.train.bf16 or config.train.launch is not None)
+
+
+def room(config: ExperimentConfig, needed: int, free: int) -> str:
+    """Whether there is room on the machine that the run is for."""
+    return OK if needed <= free else UNKNOWN if elsewhere(config) else NO
+
+
 def free_bytes(folder: str) -> int:
     """Free space where a folder is or will be."""
     path = Path(folder).absolute()
@@ -142,8 +152,8 @@ def free_bytes(folder: str) -> int:
 def disk(check: str, config: ExperimentConfig, written: int) -> Row:
     """Whether checkpoints and student find room; nothing is written."""
     free = free_bytes(config.output_dir)
-    what = f"checkpoints and student take up to {size(written)}, {size(free)} are free for {config.output_dir}"
-    return row(check, OK if written <= free else NO, what, needed=written, free=free)
+    what = f"checkpoints and student take up to {size(written)}, {size(free)} are free for {config.output_dir} here"
+    return row(check, room(config, written, free), what, needed=written, free=free)
 
 
 def paths(check: str, config: ExperimentConfig, examples: int | None) -> Row:
@@ -163,9 +173,8 @@ def paths(check: str, config: ExperimentConfig, examples: int | None) -> Row:
     count = questions * len(settings.temperatures)
     needed = collection_bytes(count, config.format.answer_length, width, getattr(torch, settings.dtype))
     free = free_bytes(settings.dir)
-    verdict = OK if needed <= free else NO
-    what = f"{count} paths to be recorded, {size(needed)}; {size(free)} are free for {settings.dir}"
-    return row(check, verdict, what, needed=needed, free=free)
+    what = f"{count} paths to be recorded, {size(needed)}; {size(free)} are free for {settings.dir} here"
+    return row(check, room(config, needed, free), what, needed=needed, free=free)
 
 
 def time(check: str, config: ExperimentConfig, found: Prediction, examples: int | None, tflops: float | None) -> Row:
@@ -202,7 +211,7 @@ def effective_rate(config: ExperimentConfig, tflops: float | None) -> tuple[floa
     if tflops is not None:
         return tflops * 1e12, "--tflops"
     cuda = torch.cuda.is_available()
-    if not cuda and (config.train.bf16 or config.train.launch is not None):
+    if elsewhere(config):
         return None, "no GPU is here to be measured: say --tflops, what one GPU gets out of a training step"
     device, dtype = torch.device("cuda" if cuda else "cpu"), torch.bfloat16 if config.train.bf16 else torch.float32
     return SHARE * matmul_rate(device, dtype), f"{SHARE:.0%} of this {'GPU' if cuda else 'CPU'}'s matrix products"

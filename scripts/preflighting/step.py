@@ -17,8 +17,8 @@ from cd4lm.training.processes import LaunchFile, processes_asked
 from cd4lm.training.setup import build_student, build_teacher, check_whole, is_own_teacher, low_precision
 from cd4lm.training.train import TRAINING, bytes_to_write, training_arguments
 from cd4lm.training.trainer import StudentTrainer
-from preflighting.fake import FakeStep
-from preflighting.sharded import fake_group, sharded, zero_states
+from preflighting.fake import FakeStep, RealMasks
+from preflighting.sharded import fake_group, local_bytes, sharded, zero_states
 
 CANDIDATES = 1024  # example ids from which those with the most masked positions are taken
 
@@ -77,7 +77,7 @@ def make_trainer(config: ExperimentConfig, folder: str, *, deepspeed: bool, fake
         own |= {"teacher_head": head, "block_length": paths.block_length, "grid": paths.grid}
     if how.runs_teacher:
         own |= {"teacher": teacher, "teacher_attention": load_config(config.teacher).attention}
-    arguments = training_arguments(config.train, 1, Path(folder))
+    arguments = training_arguments(config.train, 1, Path(folder), alone=True)
     trainer = how.trainer(student, arguments, **own, train_dataset=[], eval_dataset=[])
     if config.train.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
@@ -142,11 +142,12 @@ def predict(config: ExperimentConfig) -> Prediction:
     fsdp = file is not None and file.fsdp and processes > 1
     if config.lora is not None:
         check_whole(fsdp or zero == 3)
-    with tempfile.TemporaryDirectory() as folder, fake_group(processes):
+    with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(config, folder, deepspeed=zero is not None, fake=fake)
+    with fake_group(processes):
         written, trained = bytes_to_write(trainer.model, config), trained_parameters(trainer)
         rows = worst_batch(config, trainer)
-        with fake.mode:
+        with fake.mode, RealMasks():  # the ranks of a group are real
             model, optimizer, how = sharded(trainer, config, processes, fsdp=fsdp, deepspeed=zero is not None)
         held = [m for m in (trainer.model, trainer.teacher, vars(trainer).get("teacher_head")) if m is not None]
         with fake.running(*held):
@@ -173,8 +174,6 @@ def trained_parameters(trainer: StudentTrainer) -> int:
 
 
 def gradient_bytes(trainer: StudentTrainer) -> int:
-    from preflighting.sharded import local_bytes
-
     return sum(local_bytes(p.grad) for p in trainer.model.parameters() if p.grad is not None)
 
 

@@ -1,26 +1,20 @@
 """One process and two, through every way of sharding that a CPU can run, compute the same run."""
 
-import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from cd4lm.config import TERMINATED, dump, load
+from cd4lm.config import TERMINATED, dump
 from cd4lm.data.trajectories import is_complete
-from cd4lm.settings import ExperimentConfig
 from cd4lm.training.collect_trajectories import collect
 from cd4lm.training.export import consolidate
-from cd4lm.training.launch import training_command
 from cd4lm.training.train import train
-from tests.conftest import ROOT
+from tests.training.launched import check_same, finished, launch_file, start
 from tests.training.worlds import (
-    LOSSES,
     PARTS,
     cdlm_config,
     config,
@@ -51,35 +45,11 @@ def tied(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("tied"), "illada")
 
 
-def cpu_launch_file(folder: Path, name: str) -> str:
-    """A shipped launch file with two processes on a CPU."""
-    tree = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(tree | {"num_processes": 2, "use_cpu": True, "mixed_precision": "no"}))
-    return str(path)
-
-
-def start(path: Path) -> subprocess.Popen:
-    words, environment = training_command(load(ExperimentConfig, path), [str(path)])
-    log = open(path.with_suffix(".log"), "a")  # noqa: SIM115
-    return subprocess.Popen(words, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
-
-
-def check_same(folder: Path, name: str) -> None:
-    """Losses and weights of a run are those of one process."""
-    one, two = steps(folder / "one"), steps(folder / name)
-    for key in LOSSES:
-        assert [s[key] for s in two] == pytest.approx([s[key] for s in one], rel=1e-5, abs=1e-6), key
-    expected = load_file(folder / "one/student/model.safetensors")
-    for key, tensor in load_file(folder / name / "student/model.safetensors").items():
-        torch.testing.assert_close(tensor, expected[key], atol=1e-4, rtol=1e-4)
-
-
 def test_ddp_with_a_sharded_teacher(tied, monkeypatch):
     world = tied
     monkeypatch.setenv("NUM_PROCESSES", "2")
     run = write_config(world, "ddp", shard_teacher=True)
-    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    finished(run)
     check_same(world, "ddp")
 
 
@@ -92,7 +62,7 @@ def test_other_objectives_on_two_processes(world, monkeypatch, objective):
     monkeypatch.setenv("NUM_PROCESSES", "2")
     run = world / f"{two}.yaml"
     dump(objective_config(world, two, objective), run)
-    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    finished(run)
     for key in ("loss", *PARTS[objective], "grad_norm"):
         a, b = ([step[key] for step in steps(world / name)] for name in (one, two))
         assert len(b) == 6 and b == pytest.approx(a, rel=1e-4, abs=1e-6), key
@@ -103,12 +73,12 @@ def test_tad_in_zero3(world):
     pytest.importorskip("deepspeed")
     if not is_complete(world / "paths"):
         collect(cdlm_config(world, "any"))
-    launch = cpu_launch_file(world, "accelerate_zero3_8gpu")
+    launch = launch_file(world, "accelerate_zero3_8gpu")
     one, zero3 = "tad_alone", "tad_zero3"
     train(objective_config(world, one, "tad", max_steps=2))
     run = world / f"{zero3}.yaml"
     dump(objective_config(world, zero3, "tad", max_steps=2, global_batch=8, launch=launch), run)
-    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    finished(run)
     for key in ("loss", *PARTS["tad"], "grad_norm"):
         a, b = ([step[key] for step in steps(world / name)] for name in (one, zero3))
         assert len(b) == 2 and b == pytest.approx(a, rel=1e-4, abs=1e-6), key
@@ -116,8 +86,8 @@ def test_tad_in_zero3(world):
 
 def test_zero2(world):
     pytest.importorskip("deepspeed")
-    run = write_config(world, "zero2", global_batch=8, launch=cpu_launch_file(world, "accelerate_zero2_8gpu"))
-    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    run = write_config(world, "zero2", global_batch=8, launch=launch_file(world, "accelerate_zero2_8gpu"))
+    finished(run)
     check_same(world, "zero2")
 
 
@@ -125,7 +95,7 @@ def test_zero2(world):
 def test_zero3_stopped_by_sigterm_consolidated_and_resumed(where, request):
     pytest.importorskip("deepspeed")
     world = request.getfixturevalue(where)
-    run = write_config(world, "zero3", global_batch=8, launch=cpu_launch_file(world, "accelerate_zero3_8gpu"))
+    run = write_config(world, "zero3", global_batch=8, launch=launch_file(world, "accelerate_zero3_8gpu"))
     process, deadline = start(run), time.monotonic() + 400
     log = world / "zero3/training_log.jsonl"
     while not (log.is_file() and log.read_text().count('"loss"') >= 2):
@@ -141,5 +111,5 @@ def test_zero3_stopped_by_sigterm_consolidated_and_resumed(where, request):
     plain = load_file(checkpoint / "model.safetensors")  # what rank 0 gathered itself
     assert merged.keys() == plain.keys()
     assert all(torch.equal(merged[key], plain[key]) for key in merged)
-    assert start(run).wait() == 0, run.with_suffix(".log").read_text()[-3000:]
+    finished(run)
     check_same(world, "zero3")

@@ -79,11 +79,12 @@ def checkpointing() -> dict:
 
 
 def training_arguments(
-    config: TrainConfig, examples: int, checkpoints: Path, *, cad_eval: bool = False
+    config: TrainConfig, examples: int, checkpoints: Path, *, cad_eval: bool = False, alone: bool = False
 ) -> TrainingArguments:
     """Our settings as transformers' arguments, for a data set of so many examples.
 
     cad_eval: the best checkpoint is the one with the highest CAD score, instead of the one with the lowest loss.
+    alone: the share of one of the processes, without the others.
     """
     processes, on_cpu = processes_asked(config), not torch.cuda.is_available()
     batch_size, accumulation = split_step(config, processes)
@@ -118,7 +119,7 @@ def training_arguments(
         report_to=[],
         logging_nan_inf_filter=False,  # what is not finite stops the run and must not be left out of the log
         ddp_find_unused_parameters=False,
-        ddp_backend="gloo" if on_cpu and processes > 1 else None,
+        ddp_backend="gloo" if on_cpu and processes > 1 and not alone else None,
         use_cpu=on_cpu,
     )
 
