@@ -23,14 +23,13 @@ from benchmarking.machine import about, markdown
 from preflighting import checks, gpu
 from preflighting.checks import GB, NO, OK, UNKNOWN, Row, guarded, row, size
 from preflighting.standin import with_shapes
-from preflighting.step import measure
-from preflighting.verdict import memory_row, predicted, progress, remedy
+from preflighting.verdict import measured_apart, memory_row, predicted, progress, remedy
 
 from cd4lm.config import CommandParser, exit_with_message, load, one_line, require
 from cd4lm.io import check_writable, write_json
 from cd4lm.model.checkpoint import CheckpointError
 from cd4lm.settings import ExperimentConfig
-from cd4lm.training.processes import processes_asked
+from cd4lm.training.processes import processes_asked, split_step
 
 DEFAULT_GB = 80.0
 COULD_NOT_TELL = 3
@@ -63,6 +62,13 @@ def check_options(arguments: argparse.Namespace) -> None:
         check_writable("--json", arguments.json)
 
 
+def check_run(config: ExperimentConfig, measure: bool) -> None:
+    """Raise ValueError for processes that cannot share a step, before the work."""
+    processes = processes_asked(config.train)
+    split_step(config.train, processes)
+    require(not measure or processes == 1, "a step is measured in one process: --measure needs --gpus 1")
+
+
 def memory_of(arguments: argparse.Namespace) -> float:
     """Bytes of each GPU."""
     if arguments.gpu_memory_gb is not None:
@@ -90,8 +96,8 @@ def memory_rows(name: str, config: ExperimentConfig, arguments: argparse.Namespa
     progress(f"one step of {name or 'the student'} under fake tensors")
     try:
         found = predicted(shaped)
-    except RuntimeError as error:  # of torch, where it cannot run an operation without data
-        return [row(check, UNKNOWN, f"the step does not run without data: {one_line(error)}")], None, None
+    except (RuntimeError, ImportError) as error:  # an operation that torch cannot run without data; no DeepSpeed
+        return [row(check, UNKNOWN, f"the step could not be run without data: {one_line(error)}")], None, None
     line = memory_row(check, config, found, memory, origin)
     rows, refusal = [line], None
     if line.verdict == NO:
@@ -107,7 +113,7 @@ def memory_rows(name: str, config: ExperimentConfig, arguments: argparse.Namespa
 def measured(check: str, config: ExperimentConfig, found) -> Row:
     """A real step beside the prediction."""
     progress("a real step")
-    real = measure(config)
+    real = measured_apart(config)
     above = found.peak - found.weights, real["peak"] - real["weights"]
     what = (
         f"peak {real['peak'] / GB:.3f} GB, predicted {found.peak / GB:.3f} ({found.peak / real['peak'] - 1:+.1%}); above the "
@@ -119,6 +125,8 @@ def measured(check: str, config: ExperimentConfig, found) -> Row:
 def table(arguments: argparse.Namespace) -> tuple[list[Row], str | None]:
     """Every line, and the first refusal."""
     runs = students(arguments)
+    for student in runs.values():
+        check_run(student, arguments.measure)
     config = runs[""]
     rows = [guarded("checkpoint", checks.checkpoint, config.teacher)]
     if config.init_from is not None:

@@ -19,18 +19,27 @@ aten = torch.ops.aten
 BY_MASK = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
 
+# Memory that is filled later, for instance with gathered weights: not the result of anything known.
+BLANK = (aten.empty.memory_format, aten.empty_strided.default)
+MOST_REAL = 2**26  # elements; what is larger is no mask
+
+
 class RealMasks(TorchDispatchMode):
     """Lets what no fake tensor takes part in, masks, orders and token ids, be computed for real.
 
-    How many rows a loss has depends on the values of a mask, which a fake tensor does not have.
+    How many rows a loss has depends on the values of a mask, which a fake tensor does not have. Raises RuntimeError if a
+    tensor of a model's size becomes real.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        if not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+        if func not in BLANK and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
             with _disable_current_modes():
-                return func(*args, **kwargs)
+                found = func(*args, **kwargs)
+            if isinstance(found, torch.Tensor) and found.numel() > MOST_REAL:
+                raise RuntimeError(f"{func} of {tuple(found.shape)} was computed with data")
+            return found
         if func in BY_MASK:
             args = (args[0], list(places(args[1])), *args[2:])
         return func(*args, **kwargs)
@@ -93,7 +102,8 @@ ATTENTION = {  # torch counts attention on GPUs alone
 
 
 class FakeStep:
-    """Gives models from the meta device fake weights (`made`), then counts what a step holds and computes (`running`)."""
+    """Gives models from the meta device fake weights (`made`), counts what is held beside them (`holding`), then what a step holds and
+    computes (`running`)."""
 
     def __init__(self):
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -114,9 +124,14 @@ class FakeStep:
         return module
 
     @contextmanager
-    def running(self, *held) -> Iterator[None]:
-        """held: modules and tensors that are in memory already."""
+    def holding(self, *held) -> Iterator[None]:
+        """held: modules and tensors that are in memory already; what is made meanwhile stays in memory too."""
         self.memory.track_external(*held)
+        with self.mode, self.memory:
+            yield
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
         with self.mode, self.memory, self.counter, RealMasks():
             yield
 

@@ -29,18 +29,22 @@ def fake_group(processes: int) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def sharded(trainer: StudentTrainer, config: ExperimentConfig, processes: int, *, fsdp: bool, deepspeed: bool):
-    """The model to call, its optimizer (None: DeepSpeed's) and what counted, for one of so many processes."""
+def shard(trainer: StudentTrainer, config: ExperimentConfig, *, fsdp: bool) -> None:
+    """Spread what FSDP2 spreads: the student if the launcher says so, the teacher if the config does."""
     if config.train.shard_teacher and trainer.teacher is not None:
         shard_frozen(trainer.teacher, trainer.args.device)
+    if fsdp:
+        fully_sharded(trainer, config)
+
+
+def prepared(trainer: StudentTrainer, processes: int, *, fsdp: bool, deepspeed: bool):
+    """The model to call, its optimizer (None: DeepSpeed's) and what counts, for one of so many processes."""
     if deepspeed:
         free_gradients(trainer)
         return trainer.accelerator.prepare_model(trainer.model), None, ""
-    if fsdp:
-        fully_sharded(trainer, config)
-        trainer.create_optimizer()
-        return trainer.model, trainer.optimizer, f"MemTracker, FSDP2 in a fake group of {processes}"
     trainer.create_optimizer()
+    if fsdp:
+        return trainer.model, trainer.optimizer, f"MemTracker, FSDP2 in a fake group of {processes}"
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     if processes == 1:
         return model, optimizer, "MemTracker, one process"
@@ -100,14 +104,14 @@ def free_gradients(trainer: StudentTrainer) -> None:
 def zero_states(trainer: StudentTrainer, stage: int, gpus: int, machines: int) -> tuple[int, int, str]:
     """Bytes of the trained weights as they are here, those that DeepSpeed says their states take, and who says so.
 
-    Raises ValueError without DeepSpeed.
+    Raises ImportError without DeepSpeed.
     """
     try:
         from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
         from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
         from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
     except ImportError:
-        raise ValueError("DeepSpeed, whose estimator is asked, is not installed: pip install '.[train]'") from None
+        raise ImportError("DeepSpeed, whose estimator is asked, is not installed: pip install '.[train]'") from None
     require(stage in (2, 3), f"DeepSpeed has an estimator for ZeRO-2 and ZeRO-3, none for stage {stage}")
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     total, where = sum(p.numel() for p in trained), {"num_gpus_per_node": gpus, "num_nodes": machines}

@@ -10,7 +10,6 @@ import torch
 from benchmarking.machine import PeakMemory
 from benchmarking.objective_steps import batch
 
-from cd4lm.config import require
 from cd4lm.model.loading import load_config, model_of
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.processes import LaunchFile, processes_asked
@@ -18,7 +17,7 @@ from cd4lm.training.setup import build_student, build_teacher, check_whole, is_o
 from cd4lm.training.train import TRAINING, bytes_to_write, training_arguments
 from cd4lm.training.trainer import StudentTrainer
 from preflighting.fake import FakeStep, RealMasks
-from preflighting.sharded import fake_group, local_bytes, sharded, zero_states
+from preflighting.sharded import fake_group, local_bytes, prepared, shard, zero_states
 
 CANDIDATES = 1024  # example ids from which those with the most masked positions are taken
 
@@ -148,12 +147,15 @@ def predict(config: ExperimentConfig) -> Prediction:
         written, trained = bytes_to_write(trainer.model, config), trained_parameters(trainer)
         rows = worst_batch(config, trainer)
         with fake.mode, RealMasks():  # the ranks of a group are real
-            model, optimizer, how = sharded(trainer, config, processes, fsdp=fsdp, deepspeed=zero is not None)
+            shard(trainer, config, fsdp=fsdp)
         held = [m for m in (trainer.model, trainer.teacher, vars(trainer).get("teacher_head")) if m is not None]
-        with fake.running(*held):
+        with fake.holding(*held):
             weights = fake.memory.held()
+            model, optimizer, how = prepared(trainer, processes, fsdp=fsdp, deepspeed=zero is not None)
+        buckets = fake.memory.held() - weights
+        with fake.running():
             begin(optimizer, trainer, trainer.args.gradient_accumulation_steps > 1)
-            states = fake.memory.held() - weights - gradient_bytes(trainer)
+            states = fake.memory.held() - weights - buckets - gradient_bytes(trainer)
             micro_batches(trainer, model, rows, 1)
             if optimizer is not None:
                 update(trainer, optimizer)
@@ -191,7 +193,6 @@ def begin(optimizer, trainer: StudentTrainer, keep_gradients: bool) -> None:
 
 def measure(config: ExperimentConfig) -> dict:
     """Two real steps in this process, random weights on the device at hand: bytes held at most, weights included."""
-    require(processes_asked(config.train) == 1, "a step is measured in one process: set train.launch=null")
     torch.manual_seed(config.train.seed)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(config, folder, deepspeed=False, fake=None)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from unittest import mock
@@ -12,7 +13,7 @@ import torch
 from cd4lm.settings import ExperimentConfig, LoRAConfig
 from cd4lm.training.processes import LaunchFile, processes_asked, rows_per_step
 from preflighting.checks import GB, NO, OK, UNKNOWN, Row, row, size
-from preflighting.step import Prediction, predict
+from preflighting.step import Prediction, measure, predict
 
 MARGIN = 1.15  # a prediction and this share more must fit: what it may be off, and what fragmentation takes
 LEAST_GAIN = 0.98  # a setting that leaves more of the peak than this is not worth naming
@@ -21,16 +22,26 @@ ZERO3 = "configs/accelerate_zero3_8gpu.yaml"
 
 def predicted(config: ExperimentConfig) -> Prediction:
     """`predict`, where there are GPUs in a process that sees none: the step is run as on a CPU."""
-    if not torch.cuda.is_available():
-        return predict(config)
-    return without_gpus(predict, config)
+    return apart(predict, config, CUDA_VISIBLE_DEVICES="") if torch.cuda.is_available() else predict(config)
 
 
-def without_gpus(work: Callable, *arguments):
-    """What `work` returns in a process of its own that sees no GPU."""
-    blind, spawn = mock.patch.dict("os.environ", CUDA_VISIBLE_DEVICES=""), get_context("spawn")
-    with blind, ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(work, *arguments).result()
+def measured_apart(config: ExperimentConfig) -> dict:
+    """`measure` in a process of its own, whose allocator gives back each tensor of more than 64 kB when it is freed."""
+    return apart(measure, config, MALLOC_MMAP_THRESHOLD_="65536")
+
+
+def apart(work: Callable, config: ExperimentConfig, **environment: str):
+    """What `work` returns in a process of its own with this environment. Raises ValueError if it was killed."""
+    with (
+        mock.patch.dict("os.environ", environment),
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+    ):
+        try:
+            return pool.submit(work, config).result()
+        except (BrokenProcessPool, torch.OutOfMemoryError):
+            raise ValueError(
+                "a step was killed or ran out of memory: leave out --measure, or make it smaller"
+            ) from None
 
 
 def verdict_of(peak: int, memory: float) -> str:

@@ -1,5 +1,6 @@
 """What the GPU suite runs: each takes the device or the number of steps, so that a CPU runs the same code, smaller."""
 
+import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from benchmarking import shapes
 from benchmarking.shapes import random_model as random_shape
 from preflighting.standin import with_shapes
-from preflighting.step import measure, predict
+from preflighting.verdict import measured_apart, predicted
 
 from cd4lm.config import load
 from cd4lm.decoding import (
@@ -29,7 +30,6 @@ from cd4lm.training.train import train
 from tests.conftest import ROOT, random_model
 from tests.training.worlds import config, steps
 
-# 16 multiples of 8 and heads of 8: the smallest model whose attention every GPU kernel takes.
 GPUS = torch.cuda.device_count()
 CONFIG = DecodeConfig(mask_id=59, eos_ids=(57, 3), gen_length=16, block_length=8, length_bucket=64)
 POLICIES = {
@@ -112,7 +112,7 @@ def fits_prediction(path: str, shape: str | None, folder: Path, overrides: tuple
     """Predicted over measured peak of a real step on the device at hand, asserted to lie within 15 %."""
     asked = load(ExperimentConfig, ROOT / path, overrides)
     asked, _ = with_shapes(asked, shape, folder)
-    ratio = predict(asked).peak / measure(asked)["peak"]
+    ratio = predicted(asked).peak / measured_apart(asked)["peak"]
     assert 0.85 < ratio < 1.15, ratio
     return ratio
 
@@ -120,11 +120,11 @@ def fits_prediction(path: str, shape: str | None, folder: Path, overrides: tuple
 def speedup(cache: str, shape: str, dtype: torch.dtype, device: torch.device, *, prompt: int, canvas: int) -> float:
     """Seconds per forward without a cache over those with it, on random weights, the faster of two runs each."""
     settings = {"attention": "block_causal", "block_length": 32} if cache == "block" else {}
-    dimensions = dict(zip(shapes.DIMENSIONS, shapes.SHAPES[shape], strict=True))
-    model_config = shapes.LLaDAConfig(**dimensions, mask_token_id=1, eos_token_id=2, pad_token_id=2, **settings)
+    names = argparse.Namespace(shape=shape, **dict.fromkeys(shapes.DIMENSIONS))
+    model_config = shapes.config_of(names, **settings)
     model = random_shape(model_config, 0, device, dtype).eval()
     prompts = list(shapes.random_tokens(model_config, 1, prompt, seed=1).to(device))
-    how = DecodeConfig(mask_id=1, gen_length=canvas, block_length=32, stop_at_eos=False)
+    how = DecodeConfig(mask_id=model_config.mask_token_id, gen_length=canvas, block_length=32, stop_at_eos=False)
     best = {}
     for name in ("none", cache) * 2:
         wait(device)
