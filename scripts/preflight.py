@@ -25,7 +25,7 @@ from preflighting.checks import GB, NO, OK, UNKNOWN, Row, guarded, row, size
 from preflighting.standin import with_shapes
 from preflighting.verdict import measured_apart, memory_row, predicted, progress, remedy
 
-from cd4lm.config import CommandParser, exit_with_message, load, one_line, require
+from cd4lm.config import CommandParser, exit_with_message, load, one_line, read_tree, require
 from cd4lm.io import check_writable, write_json
 from cd4lm.model.checkpoint import CheckpointError
 from cd4lm.settings import ExperimentConfig
@@ -78,6 +78,11 @@ def memory_of(arguments: argparse.Namespace) -> float:
 
 def students(arguments: argparse.Namespace) -> dict[str, ExperimentConfig]:
     """The experiment and its further students by name, the experiment itself first."""
+    tree = read_tree(Path(arguments.config))
+    require(
+        "teacher" in tree or "shape" not in tree,
+        f"{arguments.config} trains a teacher from nothing (cd4lm.training.pretrain), on a CPU: preflight is for students",
+    )
     first = load(ExperimentConfig, arguments.config, arguments.overrides)
     further = {
         name: load(ExperimentConfig, arguments.config, [*arguments.overrides, *changes])

@@ -102,7 +102,7 @@ def remedy(config: ExperimentConfig, peak: int, memory: float, say: Callable[[st
         say(f"trying {setting}")
         try:
             after = predicted(changed).peak
-        except ValueError:  # the setting does not go with the others
+        except (ValueError, RuntimeError, ImportError):  # does not go with the others, or cannot be run here
             continue
         if after > peak * LEAST_GAIN:
             continue

@@ -3,6 +3,7 @@
 import argparse
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,8 @@ def needs(gpus: int = 1, package: str | None = None, gigabytes: float = 0):
     """Skips a test, before any fixture is made, where there are fewer GPUs, no such package or less memory."""
     if gpus > GPUS:
         return pytest.mark.skip(reason=f"needs {gpus} GPU(s), {GPUS} here")
-    if package is not None:
-        pytest.importorskip(package)
+    if package is not None and find_spec(package) is None:
+        return pytest.mark.skip(reason=f"needs the package {package}")
     held = torch.cuda.get_device_properties(0).total_memory / 1e9
     return pytest.mark.skipif(held < gigabytes, reason=f"needs {gigabytes:g} GB of GPU memory, {held:.0f} here")
 
