@@ -106,10 +106,10 @@ def memory_rows(name: str, config: ExperimentConfig, arguments: argparse.Namespa
     line = memory_row(check, config, found, memory, origin)
     rows, refusal = [line], None
     if line.verdict == NO:
-        help = remedy(shaped, found.peak, memory, progress)
-        rows.append(row(f"{check}, what helps", OK if help.fits else NO, help.words, settings=help.settings))
+        helps = remedy(shaped, found.peak, memory, progress)
+        rows.append(row(f"{check}, what helps", OK if helps.fits else NO, helps.words, settings=helps.settings))
         where = f"{processes_asked(config.train)} x {memory / GB:g} GB"
-        refusal = f"{arguments.config} does not fit {where}: peak {size(found.peak)}; {help.words}"
+        refusal = f"{arguments.config} does not fit {where}: peak {size(found.peak)}; {helps.words}"
     if arguments.measure:
         rows.append(measured(check, shaped, found))
     return rows, found, refusal

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def guarded(check: str, work, *arguments) -> Row:
     """What a check says; an error of the input is its answer."""
     try:
         return work(check, *arguments)
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:  # the last from a GPU
         return row(check, NO, one_line(error))
 
 
@@ -81,9 +81,13 @@ def weight_files_there(folder: Path) -> bool:
 
 def tokenizer_fits(check: str, config: ExperimentConfig) -> Row:
     """Whether tokenizer, model, format and adapters fit each other."""
-    if here(config.teacher) is None:
-        return row(check, UNKNOWN, f"the tokenizer of {config.teacher} is not on this disk")
-    check_models(config, load_tokenizer(str(here(config.teacher))))
+    folders = {name: here(name) for name in (config.teacher, config.init_from) if name is not None}
+    missing = [name for name, folder in folders.items() if folder is None]
+    if missing:
+        return row(check, UNKNOWN, f"{missing[0]} is not on this disk, nor its tokenizer")
+    start = None if config.init_from is None else str(folders[config.init_from])
+    local = replace(config, teacher=str(folders[config.teacher]), init_from=start)
+    check_models(local, load_tokenizer(local.teacher))
     return row(check, OK, "mask, EOS, pad, chat template, positions and adapters fit the model")
 
 

@@ -1,7 +1,7 @@
 """Whether a step fits the GPUs, and if it does not, which settings make it fit."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -12,12 +12,13 @@ import torch
 
 from cd4lm.settings import ExperimentConfig, LoRAConfig
 from cd4lm.training.processes import LaunchFile, processes_asked, rows_per_step
+from cd4lm.training.setup import is_own_teacher
 from preflighting.checks import GB, NO, OK, UNKNOWN, Row, row, size
 from preflighting.step import Prediction, measure, predict
 
 MARGIN = 1.15  # a prediction and this share more must fit: what it may be off, and what fragmentation takes
 LEAST_GAIN = 0.98  # a setting that leaves more of the peak than this is not worth naming
-ZERO3 = "configs/accelerate_zero3_8gpu.yaml"
+ZERO2, ZERO3 = "configs/accelerate_zero2_8gpu.yaml", "configs/accelerate_zero3_8gpu.yaml"
 
 
 def predicted(config: ExperimentConfig) -> Prediction:
@@ -49,32 +50,57 @@ def verdict_of(peak: int, memory: float) -> str:
     return NO if peak > memory else OK if peak * MARGIN <= memory else UNKNOWN
 
 
-def knobs(config: ExperimentConfig) -> Iterator[tuple[str, ExperimentConfig]]:
-    """Settings that lower the peak, those first that cost least, each on top of the ones before it."""
-    train, processes = config.train, processes_asked(config.train)
-    rows, file = rows_per_step(train), LaunchFile.of(train)
-    if not train.gradient_checkpointing:
-        train = replace(train, gradient_checkpointing=True)
-        yield "train.gradient_checkpointing=true", replace(config, train=train)
-    if train.batch_size > 1:
-        train = replace(train, batch_size=1, global_batch=rows)
-        yield f"train.batch_size=1 train.global_batch={rows}", replace(config, train=train)
-    if not train.bf16:
-        train = replace(train, bf16=True)
-        yield "train.bf16=true", replace(config, train=train)
-    separate = config.objective in ("dscd", "tad") and (config.lora is None or config.init_from is not None)
-    if separate and processes > 1 and not train.shard_teacher:
-        train = replace(train, shard_teacher=True)
-        yield "train.shard_teacher=true", replace(config, train=train)
-    deepspeed = file is not None and file.deepspeed is not None and file.deepspeed["zero_stage"] == 3
-    if config.lora is None and processes > 1 and not deepspeed and not (file is not None and file.fsdp):
-        train = replace(train, launch=ZERO3, global_batch=rows)
-        yield f"train.launch={ZERO3}", replace(config, train=train)
-    if config.lora is None:
-        launch = None if train.launch is None else ZERO3.replace("zero3", "zero2")
-        train = replace(train, launch=launch, shard_teacher=False, global_batch=rows)
-        adapted = replace(config, train=train, lora=LoRAConfig(rank=32, alpha=64.0))
-        yield f"'lora={{rank: 32, alpha: 64}}' train.launch={launch or 'null'} train.shard_teacher=false", adapted
+Changed = tuple[str, ExperimentConfig] | None  # overrides as they are typed, and the experiment with them
+
+
+def recompute(config: ExperimentConfig) -> Changed:
+    if config.train.gradient_checkpointing:
+        return None
+    return "train.gradient_checkpointing=true", with_train(config, gradient_checkpointing=True)
+
+
+def one_row(config: ExperimentConfig) -> Changed:
+    if config.train.batch_size == 1:
+        return None
+    rows = rows_per_step(config.train)
+    setting = f"train.batch_size=1 train.global_batch={rows}"
+    return setting, with_train(config, batch_size=1, global_batch=rows)
+
+
+def bf16(config: ExperimentConfig) -> Changed:
+    return None if config.train.bf16 else ("train.bf16=true", with_train(config, bf16=True))
+
+
+def spread_teacher(config: ExperimentConfig) -> Changed:
+    separate = config.objective in ("dscd", "tad") and not is_own_teacher(config)
+    if not separate or config.train.shard_teacher or processes_asked(config.train) == 1:
+        return None
+    return "train.shard_teacher=true", with_train(config, shard_teacher=True)
+
+
+def spread_student(config: ExperimentConfig) -> Changed:
+    file = LaunchFile.of(config.train)
+    spread = file is not None and (file.fsdp or (file.deepspeed is not None and file.deepspeed["zero_stage"] == 3))
+    if config.lora is not None or spread or processes_asked(config.train) == 1:
+        return None
+    return f"train.launch={ZERO3}", with_train(config, launch=ZERO3, global_batch=rows_per_step(config.train))
+
+
+def adapters(config: ExperimentConfig) -> Changed:
+    if config.lora is not None:
+        return None
+    launch = None if config.train.launch is None else ZERO2
+    changed = with_train(config, launch=launch, shard_teacher=False, global_batch=rows_per_step(config.train))
+    setting = f"'lora={{rank: 32, alpha: 64}}' train.launch={launch or 'null'} train.shard_teacher=false"
+    return setting, replace(changed, lora=LoRAConfig(rank=32, alpha=64.0))
+
+
+# Those first that cost least; each is tried on top of those before it that helped.
+KNOBS = (recompute, one_row, bf16, spread_teacher, spread_student, adapters)
+
+
+def with_train(config: ExperimentConfig, **changes) -> ExperimentConfig:
+    return replace(config, train=replace(config.train, **changes))
 
 
 @dataclass(frozen=True)
@@ -93,21 +119,21 @@ class Remedy:
 
 
 def remedy(config: ExperimentConfig, peak: int, memory: float, say: Callable[[str], None]) -> Remedy:
-    """The settings, in order, that bring the peak down until it fits.
-
-    A setting that turns out not to help stays off the list; it is left on for those after it, which cost more.
-    """
+    """The settings, in order, that bring the peak down until it fits; one that hardly helps is left out."""
     found = []
-    for setting, changed in knobs(config):
-        say(f"trying {setting}")
+    for knob in KNOBS:
+        changed = knob(config)
+        if changed is None:
+            continue
+        say(f"trying {changed[0]}")
         try:
-            after = predicted(changed).peak
+            after = predicted(changed[1]).peak
         except (ValueError, RuntimeError, ImportError):  # does not go with the others, or cannot be run here
             continue
         if after > peak * LEAST_GAIN:
             continue
-        found.append((setting, after))
-        peak = after
+        config, peak = changed[1], after
+        found.append((changed[0], after))
         if verdict_of(peak, memory) == OK:
             return Remedy(tuple(found), True)
     return Remedy(tuple(found), False)
