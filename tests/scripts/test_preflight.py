@@ -60,7 +60,8 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_helps(run_main, tmp_
     assert settings[-1][1] * MARGIN <= 0.3e9 < rows["memory"]["peak"]
     typed = [word for setting, _ in settings for word in shlex.split(setting)]
     asked = load(ExperimentConfig, TINY, [ALONE, *typed])
-    assert step.predict(asked).peak == settings[-1][1]  # the settings as printed do what is said of them
+    # The settings as printed do what is said of them; Python's collector may free a cycle earlier or later.
+    assert step.predict(asked).peak == pytest.approx(settings[-1][1], rel=0.05)
 
 
 def test_a_margin_that_decides_is_no_verdict():
