@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cd4lm.config import require
-
 if TYPE_CHECKING:
     from cd4lm.model.llada import DiffusionLM
 
@@ -26,10 +24,12 @@ def pack_head(network: DiffusionLM, rows: int = 32) -> None:
     copy does not follow the weight. Raises ValueError where there is no oneDNN or the weight is not float32 on a CPU.
     """
     head = network.get_output_embeddings()
-    require(torch.backends.mkldnn.is_available(), "packing the head needs a PyTorch with oneDNN: leave it out")
-    fits = head.weight.device.type == "cpu" and head.weight.dtype == torch.float32
-    require(fits, f"packing the head is for float32 on a CPU, not {head.weight.dtype} on {head.weight.device.type}")
-    head.packed = torch.ops.mkldnn._reorder_linear_weight(head.weight.detach(), rows)
+    weight = head.weight
+    if not torch.backends.mkldnn.is_available():
+        raise ValueError("packing the head needs a PyTorch with oneDNN: leave it out")
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        raise ValueError(f"packing the head is for float32 on a CPU, not {weight.dtype} on {weight.device.type}")
+    head.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
 
 
 @contextmanager
