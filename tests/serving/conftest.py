@@ -20,14 +20,19 @@ from cd4lm.decoding import ConfidenceAdaptive, DecodeConfig, DecodingOptions, de
 from cd4lm.model.loading import load_network
 from tests.conftest import BACKBONES, ROOT
 
-BLOCK, CONTEXT, EOS, MASK = 16, 256, 57, 59  # of the random students
+BLOCK, CONTEXT = 16, 256  # of the random students
+# A token that some of their answers have, and others not.
+ENDS = {"llada": 57, "dream": 45, "illada": 36}
 
 
 def random_student(backbone: str, folder: Path, **changes) -> Path:
     """Two layers with random weights; predictions differ from place to place, and now and then an answer ends early."""
     length = {"llada": "max_sequence_length"}.get(backbone, "max_position_embeddings")
     blocks = {"attention": "block_causal", "block_length": BLOCK, "block_grid": "absolute"}
-    BACKBONES[backbone](**({length: CONTEXT} | blocks | changes)).save_pretrained(folder)
+    ends = {"eos_token_id": ENDS[backbone], "pad_token_id": ENDS[backbone], "bos_token_id": None}
+    if backbone == "llada":
+        del ends["bos_token_id"]
+    BACKBONES[backbone](**({length: CONTEXT} | ends | blocks | changes)).save_pretrained(folder)
     DecodingOptions(gen_length=48, block_length=BLOCK, policy="cad", confidence_threshold=0.5).save(folder)
     return folder
 
@@ -39,7 +44,7 @@ def engine_answers(
     threshold: float = 0.5,
     gen_length: int = 48,
     dtype: torch.dtype = torch.float32,
-    eos_ids: tuple[int, ...] = (EOS,),
+    eos_ids: tuple[int, ...] | None = None,
     stop_at_eos: bool = True,
     **settings,
 ) -> list[list[int]]:
@@ -48,7 +53,7 @@ def engine_answers(
     config = model.config
     decoding = DecodeConfig(
         mask_id=config.mask_token_id,
-        eos_ids=eos_ids,
+        eos_ids=eos_ids or (config.eos_token_id,),
         gen_length=gen_length,
         block_length=config.block_length,
         cache="block",

@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source tests/serving/environment.sh
-exec "$PYTHON" -m pytest tests/serving "$@"
+exec "$PYTHON" -m pytest --override-ini testpaths=tests/serving "$@"
