@@ -76,6 +76,9 @@ class BlockSampler:
         num_sampled = torch.zeros(n, dtype=torch.int32, device=self.device)
         num_rejected = torch.zeros_like(num_sampled)
         widths = np.diff(input_batch.cu_num_logits_np[: n + 1])
+        if input_batch.num_draft_tokens == 0 and widths.any():
+            self.rehearse(logits, n)
+            return SamplerOutput(sampled, None, None, num_sampled, num_rejected)
         ends = input_batch.num_computed_prefill_tokens_np[:n] + input_batch.num_scheduled_tokens[:n]
         prompts = np.flatnonzero((widths == 0) & (ends >= input_batch.prefill_len_np[:n]))
         if len(prompts):
@@ -89,6 +92,12 @@ class BlockSampler:
             sampled[rows], num_sampled[rows] = tokens.int(), count.int()
             num_rejected[rows] = torch.where(moved, 0, self.b).int()
         return SamplerOutput(sampled, None, None, num_sampled, num_rejected)
+
+    def rehearse(self, logits: torch.Tensor, n: int) -> None:
+        """Use the memory of a step of n canvases; vLLM asks for it with one row each when it measures what is left."""
+        slots = np.arange(n)
+        canvases = logits.new_zeros(n, self.b, logits.shape[-1])
+        self.sample(canvases, slots, self.keys.gpu[:n], self.places.expand(n, self.b))
 
     def to_device(self, indices: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(indices.astype(np.int64)).to(self.device, non_blocking=True)

@@ -15,8 +15,9 @@ class WholeBlocks:
 
     def __init__(self, vllm_config: VllmConfig, *args, **kwargs):
         super().__init__(vllm_config, *args, **kwargs)
-        if self.block_size % self.num_spec_tokens:
-            raise ValueError(f"the cache's pages of {self.block_size} tokens are no multiple of {self.num_spec_tokens}")
+        for page in (self.block_size, self.hash_block_size):
+            if page % self.num_spec_tokens:
+                raise ValueError(f"the cache's pages of {page} tokens are no multiple of {self.num_spec_tokens}")
         self.need_mamba_block_aligned_split = True  # the scheduler's hook for splits that a model cannot take
         self.context = self.max_model_len
         self.end_ids = decoder_of(vllm_config.model_config).config.eos_ids

@@ -24,7 +24,8 @@ class BlockState(ModelState):
     def __init__(self, vllm_config: VllmConfig, model, encoder_cache, device: torch.device):
         super().__init__(vllm_config, model, encoder_cache, device)
         self.b, R = vllm_config.diffusion_config.canvas_length, self.max_num_reqs
-        self.page = vllm_config.cache_config.block_size
+        cache = vllm_config.cache_config
+        self.page = cache.hash_block_size or cache.block_size  # what the prefix cache keeps or finds at once
         self.decoder = decoder_of(self.model_config)
         self.ends = UvaBackedTensor(R, dtype=torch.int64)  # position after each answer's last
         self.ends.np.fill(self.max_model_len)

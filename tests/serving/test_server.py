@@ -35,13 +35,17 @@ def texts(student) -> list[str]:
     return answers_of(student, PROBLEMS)
 
 
-def answers_of(student, problems, **settings) -> list[str]:
+def rows_of(student, problems, **settings) -> list[list[int]]:
     tokenizer = tokenizer_for_inference(student)
     prompts = [encode_prompt(tokenizer, problem["question"]) for problem in problems]
     stored = DecodingOptions.stored(student)
     said = {"threshold": stored.confidence_threshold, "gen_length": stored.gen_length} | settings
-    rows = engine_answers(student, prompts, eos_ids=end_ids(tokenizer), **said)
-    return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    return engine_answers(student, prompts, eos_ids=end_ids(tokenizer), **said)
+
+
+def answers_of(student, problems, **settings) -> list[str]:
+    tokenizer, rows = tokenizer_for_inference(student), rows_of(student, problems, **settings)
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
 def client_of(server) -> openai.OpenAI:
@@ -77,7 +81,7 @@ def test_curl(server, texts):
     words = ["curl", "--silent", f"{server.url}/chat/completions", "-H", "Content-Type: application/json"]
     done = subprocess.run([*words, "-d", json.dumps(body)], capture_output=True, text=True, check=True)
     choice = json.loads(done.stdout)["choices"][0]
-    assert choice["message"]["content"] == texts[0] and choice["finish_reason"] in ("stop", "length")
+    assert choice["message"]["content"].strip() == texts[0] and choice["finish_reason"] in ("stop", "length")
 
 
 def test_200_requests_of_which_50_hang_up(server, texts):
@@ -87,9 +91,19 @@ def test_200_requests_of_which_50_hang_up(server, texts):
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda one: stream(server, PROBLEMS[one[0]]["question"], one[1]), order))
     for (problem, hangs_up), pieces in zip(order, found, strict=True):
-        assert hangs_up or "".join(pieces) == texts[problem]
+        assert hangs_up or "".join(pieces).strip() == texts[problem]
     longest = max(found, key=len)
     assert 3 <= len(longest) <= 7  # blocks of 8 in an answer of at most 48 tokens, the first with the prompt's tail
+
+
+def test_tokens_of_50_answers(server, student):
+    """Not the text alone: every token up to and with EOS."""
+    rows = rows_of(student, PROBLEMS)
+    with ThreadPoolExecutor(16) as pool:
+        asked = [[{"role": "user", "content": problem["question"]}] for problem in PROBLEMS]
+        how = {"model": "student", "extra_body": {"return_token_ids": True}}
+        found = list(pool.map(lambda m: client_of(server).chat.completions.create(messages=m, **how), asked))
+    assert [one.choices[0].model_extra["token_ids"] for one in found] == rows
 
 
 def test_what_a_request_may_say(server, student):
@@ -154,7 +168,7 @@ def test_lm_eval_has_the_harness_own_verdicts(server, texts, tmp_path):
     found = {s["doc_id"]: s for s in map(json.loads, samples.read_text().splitlines())}
     assert len(found) == 20
     for i, problem in enumerate(PROBLEMS[:20]):
-        assert found[i]["resps"][0][0] == texts[i]
+        assert found[i]["resps"][0][0].strip() == texts[i]
         assert bool(found[i]["exact_match"]) == score(problem, texts[i])
 
 
