@@ -54,9 +54,8 @@ def client_of(server) -> openai.OpenAI:
 
 def ask(server, question: str, **more) -> str:
     messages = [{"role": "user", "content": question}]
-    return (
-        client_of(server).chat.completions.create(model="student", messages=messages, **more).choices[0].message.content
-    )
+    found = client_of(server).chat.completions.create(model="student", messages=messages, **more)
+    return found.choices[0].message.content.strip()  # vLLM decodes piece by piece, which leaves a blank in front
 
 
 def stream(server, question: str, stop_after: int | None = None) -> list[str]:
