@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from cd4lm.data.examples import encode_prompt, end_ids
 from cd4lm.data.tiny_task import World, make_row, score
 from cd4lm.decoding import DecodingOptions
 from cd4lm.model.loading import tokenizer_for_inference
+from tests.conftest import ROOT
 from tests.serving.conftest import Server, engine_answers
 
 WORLD = World(wordings=8, chain=(3, 4, 5))
@@ -169,6 +171,43 @@ def test_lm_eval_has_the_harness_own_verdicts(server, texts, tmp_path):
     for i, problem in enumerate(PROBLEMS[:20]):
         assert found[i]["resps"][0][0].strip() == texts[i]
         assert bool(found[i]["exact_match"]) == score(problem, texts[i])
+
+
+def test_the_example_shows_blocks_as_they_come(server, texts):
+    words = [
+        sys.executable,
+        "examples/watch_blocks.py",
+        "--base_url",
+        server.url,
+        "--users",
+        "2",
+        PROBLEMS[5]["question"],
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "250"})
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.strip().splitlines()[-2:]
+    assert all(texts[5] in line for line in last), done.stdout
+    lost = subprocess.run([*words[:3], "http://127.0.0.1:9/v1", "x"], capture_output=True, text=True, cwd=ROOT)
+    assert lost.returncode == 1 and lost.stderr.splitlines()[-1].startswith("error: http://127.0.0.1:9/v1: ")
+
+
+def test_the_benchmark_counts_the_same_tokens_on_both_sides(server, student, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS[:8]))
+    words = [sys.executable, "scripts/benchmark_serving.py", "--model_path", str(student), "--data", str(rows)]
+    words += ["--base_url", server.url.removesuffix("/v1"), "--served_name", "student", "--prompts", "8"]
+    words += ["--concurrency", "1", "8", "--dtype", "float32", "--output_dir", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "serving.json").read_text())["records"]
+    assert [(one["side"], one["concurrency"]) for one in found] == [
+        ("server", 1),
+        ("server", 8),
+        ("engine", 1),
+        ("engine", 8),
+    ]
+    assert len({one["tokens"] for one in found}) == 1 and all(one["tokens_per_second"] > 0 for one in found)
+    print(done.stdout)
 
 
 def test_kill_during_requests_and_start_again(server, student, texts, tmp_path):
