@@ -13,11 +13,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import openai
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+try:
+    import openai
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as error:
+    sys.exit(f"error: {error.name} is missing: pip install openai rich")
 
 COLOURS = ("cyan", "yellow", "green", "magenta")
 
