@@ -59,6 +59,18 @@ def engine(request, tmp_path_factory):
     cleanup_dist_env_and_memory()
 
 
+def test_what_vllm_runs_at_a_start_on_a_gpu(engine):
+    """It measures the memory of a step and warms up its kernels, which it leaves out on a CPU; answers are unchanged.
+
+    The first of this file: a start has every request slot free.
+    """
+    worker = engine.llm.llm_engine.model_executor.driver_worker.worker
+    worker.model_runner.profile_run()
+    warmup_kernels(worker.model_runner, worker.execute_model, worker.sample_tokens)
+    prompts = prompts_of((20, 33))
+    assert engine.answers(prompts)[0] == engine_answers(engine.folder, prompts)
+
+
 def test_ragged_prompts_twice(engine):
     """Tails within a block, more requests than slots; the second time with whatever the prefix cache has."""
     prompts = prompts_of(LENGTHS)
@@ -113,15 +125,6 @@ def test_sampling(engine):
     found = [list(one.outputs[0].token_ids) for one in outputs]
     assert found[::2] == engine_answers(engine.folder, prompts, temperature=0.8, seed=3)
     assert found[1::2] == engine_answers(engine.folder, prompts)
-
-
-def test_what_vllm_runs_at_a_start_on_a_gpu(engine):
-    """It measures the memory of a step and warms up its kernels, which it leaves out on a CPU; answers are unchanged."""
-    worker = engine.llm.llm_engine.model_executor.driver_worker.worker
-    worker.model_runner.profile_run()
-    warmup_kernels(worker.model_runner, worker.execute_model, worker.sample_tokens)
-    prompts = prompts_of((20, 33))
-    assert engine.answers(prompts)[0] == engine_answers(engine.folder, prompts)
 
 
 def test_answers_of_any_length(engine):
