@@ -18,9 +18,7 @@ class Served:
         """Add what follows from the fields, which are read and checked by now."""
         self.adapted = True
         self.vocab_size = self.embedding_size
-        # RoPE turns the checkpoint's own dimensions only; the half keeps the product from falling below them.
-        turned = {"partial_rotary_factor": (self.own_head_dim + 0.5) / self.head_dim} if self.is_padded else {}
-        self.rope_parameters = {"rope_type": "default", "rope_theta": self.rope_theta, **turned}
+        self.rope_parameters = {"rope_type": "default", "rope_theta": self.rope_theta}
 
     @property
     def own_head_dim(self) -> int:

@@ -9,6 +9,8 @@ from vllm.distributed import get_pp_group
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.utils import AutoWeightsLoader
 
+from cd4lm.model.llada import rotary_angles
+
 # LLaDA's names as transformers' Llama has them, which the other two have already. The head's ends in ff_out as well.
 HEAD = "model.transformer.ff_out.weight"
 PARTS = {
@@ -38,15 +40,26 @@ def llama_name(name: str) -> str:
 
 
 def pad_heads(name: str, weight: torch.Tensor, own: int, padded: int) -> torch.Tensor:
-    """A projection with zeros after the `own` dimensions of every head, up to `padded`; other weights unchanged."""
-    more = padded - own
+    """A projection with zeros after each half of every head of `own` dimensions, `padded` in all; others unchanged.
+
+    RoPE turns a dimension of the first half with one of the second, so the halves stay halves.
+    """
+    more = (padded - own) // 2
     if name.endswith((".q_proj.weight", ".k_proj.weight", ".v_proj.weight")):
-        return F.pad(weight.view(-1, own, weight.shape[1]), (0, 0, 0, more)).flatten(0, 1)
+        return F.pad(weight.view(-1, own // 2, weight.shape[1]), (0, 0, 0, more)).flatten(0, 1)
     if name.endswith((".q_proj.bias", ".k_proj.bias", ".v_proj.bias")):
-        return F.pad(weight.view(-1, own), (0, more)).flatten()
+        return F.pad(weight.view(-1, own // 2), (0, more)).flatten()
     if name.endswith(".o_proj.weight"):
-        return F.pad(weight.view(len(weight), -1, own), (0, more)).flatten(1)
+        return F.pad(weight.view(len(weight), -1, own // 2), (0, more)).flatten(1)
     return weight
+
+
+def pad_angles(cache: torch.Tensor, own: int, theta: float) -> None:
+    """Write into RoPE's table (positions, head size), cosines then sines, the angles of heads of `own` dimensions."""
+    positions = torch.arange(len(cache), device=cache.device)[None]
+    half = cache.shape[1] // 2
+    for part, values in enumerate(rotary_angles(positions, own, theta)):
+        cache[:, part * half : part * half + own // 2] = values[0, 0].to(cache.dtype)
 
 
 class BlockCausalLM(LlamaForCausalLM):
@@ -62,6 +75,8 @@ class BlockCausalLM(LlamaForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         for layer in self.model.layers[self.model.start_layer : self.model.end_layer]:
             layer.self_attn.attn.impl.scale = self.config.own_head_dim**-0.5  # zeros in a head are no dimensions
+            if self.config.is_padded:
+                pad_angles(layer.self_attn.rotary_emb.cos_sin_cache, self.config.own_head_dim, self.config.rope_theta)
         # The outputs of the last forward where they can be found again, graph or no graph: the one before a block
         # predicts its first token, and comes with an earlier forward.
         outputs = None
