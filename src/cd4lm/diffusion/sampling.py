@@ -21,7 +21,8 @@ def propose(
 
     logits (n, r, V) of any float type -> tokens (n, r) int64, probability (n, r) float32. Greedy at temperature 0, else
     argmax of logits + temperature * Gumbel noise (LLaDA, section 2.4) in float64, since float32 noise makes rare tokens
-    too rare; temperature may be one above 0 for each row, float64 (n, 1, 1). The mask token is never proposed, a committed mask would stay masked, but has its share of the probability.
+    too rare. temperature: a number, or one above 0 for each row, float64 (n, 1, 1).
+    The mask token is never proposed, a committed mask would stay masked, but has its share of the probability.
     keys: (n,) int64, one per row and step. places: (n, r) int64, which of a key's numbers a position uses, default
     0 .. r-1. The working set is one chunk: neither a probability tensor nor a float32 copy of the logits is made, and
     bf16 is widened before the exponential, since thresholds between 0.9 and 1 would fall on four of its values.
