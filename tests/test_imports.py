@@ -27,12 +27,13 @@ ALLOWED = {
         "cd4lm.decoding.options",
         "cd4lm.data.tiny_task",
     },
+    "src/cd4lm_vllm": {"cd4lm_vllm", "cd4lm.decoding", "cd4lm.data", "cd4lm.model", "cd4lm.diffusion", "cd4lm.config"},
     "evaluation/metrics": {"evaluation.metrics", "evaluation.intervals", "cd4lm.config", "cd4lm.data.rows"},
     "evaluation": {"evaluation", "cd4lm"},
     "scripts": {"evaluation", "cd4lm"},
 }
 TORCH_ONLY = ("src/cd4lm/diffusion", "src/cd4lm/decoding")
-OURS = ("cd4lm", "evaluation", "scripts", "tests")
+OURS = ("cd4lm", "cd4lm_vllm", "evaluation", "scripts", "tests")
 
 
 def imports(path) -> set[str]:
@@ -77,6 +78,14 @@ def test_torch_only_rooms():
                 "peft",
             }
             assert not third, f"{path.relative_to(ROOT)} imports {third}"
+
+
+def test_nothing_needs_vllm_but_its_own_package():
+    """It is installed in few environments, so neither it nor what stands on it is imported elsewhere."""
+    for path in files():
+        if room_of(path) != "src/cd4lm_vllm":
+            found = {name.split(".")[0] for name in imports(path)} & {"vllm", "cd4lm_vllm"}
+            assert not found, f"{path.relative_to(ROOT)} imports {found}"
 
 
 def test_the_package_does_not_name_evaluation():

@@ -86,9 +86,11 @@ def test_the_wheel_has_what_it_needs_and_nothing_else(wheel):
     files = ("dllm_eval/tasks/dllm_gsm8k.yaml", "trace_page/page.html", "protocols/field.yaml", "published.yaml")
     for wanted in ("cd4lm/py.typed", *(f"evaluation/{file}" for file in files)):
         assert wanted in names
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"cd4lm", "evaluation"}
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"cd4lm", "cd4lm_vllm", "evaluation"}
     packages = {path.parent.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
-    assert packages == {name.rpartition("/")[0] for name in names if name.startswith("cd4lm/") and name.endswith(".py")}
+    assert packages == {name.rpartition("/")[0] for name in names if name.startswith("cd4lm") and name.endswith(".py")}
+    (entries,) = (name for name in names if name.endswith("entry_points.txt"))
+    assert "[vllm.general_plugins]\ncd4lm = cd4lm_vllm:register" in zipfile.ZipFile(wheel).read(entries).decode()
 
 
 def distributions(lines: list[str]) -> set[str]:
@@ -96,17 +98,22 @@ def distributions(lines: list[str]) -> set[str]:
 
 
 def test_everything_that_is_imported_is_asked_for():
-    """What a module of the package imports at its top is a dependency; what a function imports, of an extra at least."""
+    """What a module of the package imports at its top is a dependency; what a function imports, of an extra at least.
+
+    vLLM loads cd4lm_vllm, so there it is one.
+    """
     base = distributions(PROJECT["dependencies"])
     extras = {name for lines in PROJECT["optional-dependencies"].values() for name in distributions(lines)}
     known = {MODULES.get(name, name) for name in base | extras} | {"bitsandbytes"}
     for path in (ROOT / "src").rglob("*.py"):
-        tree = ast.parse(path.read_text())
+        tree, ours = ast.parse(path.read_text()), {"cd4lm"}
+        if path.is_relative_to(ROOT / "src/cd4lm_vllm"):
+            ours |= {"cd4lm_vllm", "vllm"}
         for node in ast.walk(tree):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
             for module in (m.split(".")[0] for m in modules):
-                if module in sys.stdlib_module_names or module == "cd4lm":
+                if module in sys.stdlib_module_names or module in ours:
                     continue
                 allowed = {MODULES.get(name, name) for name in base} if node in tree.body else known
                 lazily = (

@@ -122,3 +122,13 @@ class TestCompiled:
         wanted = decode(model, prompts, POLICIES[0], config)
         static = replace(config, compile=True, length_bucket=64)
         assert_same(DecodeResult.join(list(decode_stream(model, prompts, POLICIES[0], static, batch_size=2))), wanted)
+
+
+def test_rows_of_several_temperatures_are_what_each_is_alone():
+    logits, keys = torch.randn(3, 4, 50), torch.arange(3)
+    degrees = torch.tensor([0.3, 0.9, 2.0], dtype=torch.float64)
+    together = propose(logits, 7, degrees[:, None, None], keys, chunk=16)
+    for i, degree in enumerate(degrees.tolist()):
+        alone = propose(logits[i : i + 1], 7, degree, keys[i : i + 1], chunk=16)
+        for some, one in zip(together, alone, strict=True):
+            assert torch.equal(some[i], one[0])

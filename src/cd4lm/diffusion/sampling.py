@@ -12,7 +12,7 @@ CHUNK = 16384  # vocabulary entries read at a time: the float32 working set stay
 def propose(
     logits: torch.Tensor,
     mask_id: int,
-    temperature: float,
+    temperature: float | torch.Tensor,
     keys: torch.Tensor,
     places: torch.Tensor | None = None,
     chunk: int = CHUNK,
@@ -21,7 +21,8 @@ def propose(
 
     logits (n, r, V) of any float type -> tokens (n, r) int64, probability (n, r) float32. Greedy at temperature 0, else
     argmax of logits + temperature * Gumbel noise (LLaDA, section 2.4) in float64, since float32 noise makes rare tokens
-    too rare. The mask token is never proposed, a committed mask would stay masked, but has its share of the probability.
+    too rare. temperature: a number, or one above 0 for each row, float64 (n, 1, 1).
+    The mask token is never proposed, a committed mask would stay masked, but has its share of the probability.
     keys: (n,) int64, one per row and step. places: (n, r) int64, which of a key's numbers a position uses, default
     0 .. r-1. The working set is one chunk: neither a probability tensor nor a float32 copy of the logits is made, and
     bf16 is widened before the exponential, since thresholds between 0.9 and 1 would fall on four of its values.
@@ -32,7 +33,8 @@ def propose(
     # The maximum so far, the sum of exp(l - maximum) (Milakov and Gimelshein 2018), the best token and its logit.
     top = logits.new_full((n, r), float("-inf"), dtype=torch.float32)
     total, chosen, tokens = torch.zeros_like(top), top.clone(), torch.zeros_like(places)
-    best = top.clone() if temperature == 0 else top.double()
+    greedy = not isinstance(temperature, torch.Tensor) and temperature == 0
+    best = top.clone() if greedy else top.double()
     for start, end in spans(V, mask_id, chunk):
         part = logits[..., start:end].float()  # (n, r, chunk)
         new_top = torch.maximum(top, part.amax(dim=-1))
@@ -41,7 +43,7 @@ def propose(
         top = new_top
         if start == mask_id:
             continue
-        noisy = part if temperature == 0 else part - temperature * gumbel(keys, places, V, start, end)
+        noisy = part if greedy else part - temperature * gumbel(keys, places, V, start, end)
         score, where = noisy.max(dim=-1)
         better = score > best
         best = torch.where(better, score, best)
