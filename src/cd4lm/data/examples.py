@@ -16,16 +16,21 @@ TURNS = ("<|eot_id|>", "<|im_end|>")  # end-of-turn tokens of LLaDA's and Dream'
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, question: str, template: str | None = None, system: str | None = None
+    tokenizer: Tokenizer,
+    question: str,
+    template: str | None = None,
+    system: str | None = None,
+    earlier: Sequence[dict] = (),
 ) -> list[int]:
     """Token ids of a question, in the tokenizer's chat template, after a system message if there is one, or in raw text.
 
+    earlier: messages (role, content) of the conversation before the question, for the chat template.
     Raises ValueError if it is empty, and for a chat template that leaves the system message out.
     """
     require(bool(question.strip()), "the prompt is empty: write a question")
     if template is None:
         messages = [] if system is None else [{"role": "system", "content": system}]
-        text = chat_text(tokenizer, [*messages, {"role": "user", "content": question}])
+        text = chat_text(tokenizer, [*messages, *earlier, {"role": "user", "content": question}])
         shown = system is None or system.strip() in text
         require(
             shown, f"the chat template of {tokenizer.name_or_path} leaves system messages out: use one that shows them"

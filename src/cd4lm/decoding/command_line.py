@@ -1,9 +1,11 @@
 """What the generating command lines share: the checkpoint, checked before its weights are read, and the printed answers."""
 
 import argparse
+import gc
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -26,31 +28,61 @@ def parser_of(description: str, leave_out: Sequence[str] = ()) -> argparse.Argum
     return parser
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's garbage collector, which finds nothing while libraries are imported and takes a tenth of that time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class Answerer:
     """A checkpoint with a decoder. Raises ValueError for anything that cannot be decoded before the weights are read."""
 
     def __init__(self, folder: Path, options: DecodingOptions):
-        from cd4lm.model.loading import load_config, tokenizer_for_inference
+        with uncollected():
+            from cd4lm.model.loading import load_config, tokenizer_for_inference
 
-        self.folder, self.model_config = folder, load_config(folder)
-        self.tokenizer = tokenizer_for_inference(folder)
-        self.decoder = options.for_checkpoint(folder, self.tokenizer)
+            self.folder, self.model_config = folder, load_config(folder)
+            self.tokenizer = tokenizer_for_inference(folder)
+            self.decoder = options.for_checkpoint(folder, self.tokenizer)
 
     @cached_property
     def model(self):
         """The weights, read when first needed."""
-        from cd4lm.model.loading import load_for_inference
+        from cd4lm.model.loading import load_network
 
-        return load_for_inference(self.folder)[0]
+        return load_network(self.folder)
 
-    def encode(self, question: str):
-        """Token ids (P,) of a question in the chat template. Raises ValueError for one that cannot be decoded."""
+    @cached_property
+    def has_turns(self) -> bool:
+        """Whether the model is to see earlier questions and answers: its template shows them, its vocabulary is open.
+
+        The embedded models, whose vocabulary is closed, were trained on single questions.
+        """
+        from cd4lm.data.examples import chat_text
+
+        words = ["first question", "first answer", "second question"]
+        turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(words)]
+        try:
+            text = chat_text(self.tokenizer, turns)
+        except ValueError:
+            return False
+        return self.tokenizer.unk_token_id is None and all(word in text for word in words)
+
+    def encode(self, question: str, earlier: Sequence[dict] = ()):
+        """Token ids (P,) of a question in the chat template, after earlier messages (role, content) if there are any.
+
+        Raises ValueError for one that cannot be decoded.
+        """
         import torch
 
         from cd4lm.data.examples import encode_prompt
         from cd4lm.decoding.checks import check_prompt
 
-        ids = torch.tensor(encode_prompt(self.tokenizer, question))
+        ids = torch.tensor(encode_prompt(self.tokenizer, question, earlier=earlier))
         self.check_words(question)
         check_prompt(self.model_config, 0, ids, self.decoder.config)
         return ids

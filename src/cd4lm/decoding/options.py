@@ -258,15 +258,11 @@ class DecodingOptions:
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
-        """An argument for each option, in two groups; what is not given stays not said."""
-        canvas = parser.add_argument_group("answer", "default: the checkpoint's generation settings")
-        policy = parser.add_argument_group(
-            "policy", f"which tokens to commit; default: the checkpoint's, else {DEFAULT_POLICY} at 0.95"
-        )
+        """An argument for each option, in the groups of GROUPS; what is not given stays not said."""
+        groups = {title: parser.add_argument_group(title, about) for title, about in GROUPS.items()}
         for option in fields(cls):
             if option.name in ("use_dynamic", *leave_out):
                 continue
-            group = canvas if option.name in SETTINGS else policy
             kind = get_args(option.type)[0]
             kind = float if kind is Number else kind
             how = (
@@ -274,13 +270,32 @@ class DecodingOptions:
             )
             if option.name == "stop_at_eos":
                 how = {"action": argparse.BooleanOptionalAction}
-            group.add_argument(f"--{option.name}", help=HELP[option.name], **how)
+            groups[group_of(option.name)].add_argument(f"--{option.name}", help=HELP[option.name], **how)
 
     @classmethod
     def of_arguments(cls, arguments: argparse.Namespace) -> "DecodingOptions":
         """The options among the arguments of a command line."""
         given = vars(arguments)
         return cls.parse({option.name: given[option.name] for option in fields(cls) if option.name in given})
+
+
+# What a person wants from the options, in the order of a help text.
+GROUPS = {
+    "fewer or more steps": "which tokens a step commits; one of these chooses the policy; default: the checkpoint's, else "
+    f"{DEFAULT_POLICY} at 0.95",
+    "details of a policy": "for those that have them",
+    "the answer": "default: the checkpoint's generation settings",
+    "less time per step": "what a step recomputes",
+}
+SPEED = ("cache", "refresh_interval", "compile")
+
+
+def group_of(option: str) -> str:
+    """The title in GROUPS under which a help text has an option."""
+    policy, details, answer, speed = GROUPS
+    if option in SPEED:
+        return speed
+    return answer if option in SETTINGS else details if option in OTHERS else policy
 
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
