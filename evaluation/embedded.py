@@ -2,71 +2,28 @@
 
     python -m evaluation.embedded configs/tiny.yaml [key=value ...]
 
-Each run is stored as soon as it is measured, so an interruption loses at most one. Writes report.md, comparison.json,
-frontier.png and training.png into the experiment's output_dir; with evaluate.split=validation, where settings are chosen,
-into its folder `validation`.
+Each run is stored as soon as it is measured, so an interruption loses at most one. Writes report.html, the same as report.md,
+comparison.json, frontier.png and training.png into the experiment's output_dir; with evaluate.split=validation, where
+settings are chosen, into its folder `validation`.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
-from cd4lm.config import command_line, exit_with_message, load, require
+from cd4lm.config import CommandParser, add_config, exit_with_message, load, require
 from cd4lm.data import tiny_task
 from cd4lm.data.examples import end_ids
 from cd4lm.data.rows import digest, read_jsonl
 from cd4lm.decoding import DecodeConfig, Decoder, DecodingOptions
 from cd4lm.decoding.options import SETTINGS
-from cd4lm.io import fingerprint, provenance, weights_fingerprint, write_json, write_text
+from cd4lm.io import fingerprint, provenance, weights_fingerprint
 from cd4lm.model.loading import load_config, load_for_inference, tokenizer_for_inference
 from cd4lm.objectives import OBJECTIVES
+from cd4lm.progress import Progress
 from cd4lm.settings import EvaluateConfig, ExperimentConfig
-from evaluation.compare import compare
 from evaluation.measure import measure
-from evaluation.report import equal_accuracy_note, family_table, interval, plot_frontier, reference_table, run_table
 from evaluation.run import Run
-
-PARTS = {
-    "reconstruction": "cross-entropy, nats",
-    "consistency": "consistency, nats",
-    "distillation": "distillation, nats",
-    "certainty": "entropy where right, nats",
-    "denoising": "masked denoising, nats",
-    "lambda": "lambda",
-}
-PAGE = """# {title}
-
-{headline}
-
-![accuracy against forward passes](frontier.png)
-
-## Equal accuracy
-
-{families}
-
-{note}
-
-## Every run
-
-{runs}
-
-{reference}
-
-{caches}## How it was measured
-
-- {documents} held-out problems ({split} split) whose arithmetic occurs nowhere in training; thresholds are chosen on the
-  validation split.
-- Students: {length} of {rows} rows, seed {seed}; answers: {answers}. One training seed: the intervals cover the problems,
-  not the seeds, so a difference between two students is a number and not a verdict.
-- Every run is the same decode loop and stops a row once everything before its first EOS is committed. NFE and tokens are
-  counted up to there, so padding flatters nobody. Seconds are one pass of each run, in turn, and move with whatever else
-  the machine does: two runs of equal NFE can differ by half.
-- {device}, commit `{commit}`. Last digits move with the processor.
-
-![training](training.png)
-"""
 
 
 def model_names(config: ExperimentConfig) -> dict[str, Path]:
@@ -131,41 +88,125 @@ def stored_run(folder: Path, key: str) -> Run | None:
     return run if run is not None and run.about["key"] == key else None
 
 
-def run_grid(config: ExperimentConfig, keep: Callable[[str, Decoder], bool] = lambda name, decoder: True) -> list[Run]:
-    """All runs of the grid that are kept, measured or read back."""
-    rows, evaluate = read_problems(config), config.evaluate
-    models = model_names(config)
-    for folder in models.values():
+@dataclass(frozen=True)
+class Cell:
+    """One model with one decoder on the split that its config evaluates."""
+
+    config: ExperimentConfig
+    name: str
+    folder: Path
+    decoder: Decoder
+
+    @property
+    def place(self) -> Path:
+        """Where the run is stored."""
+        return Path(self.config.results_dir) / "runs" / fingerprint(self.name, self.decoder.about())
+
+    @property
+    def label(self) -> str:
+        return run_name(self.config.evaluate, self.name, self.decoder)
+
+    @property
+    def passes(self) -> float:
+        """About how many forward passes it takes, of a row."""
+        steps = self.decoder.about().get("steps") or self.decoder.config.gen_length / 2
+        return steps * self.config.evaluate.problems
+
+
+def cells_of(
+    config: ExperimentConfig,
+    names: Sequence[str] | None = None,
+    keep: Callable[[str, Decoder], bool] = lambda name, decoder: True,
+) -> list[Cell]:
+    """The grid of these models, None = all; keep: which of it. Raises ValueError for a model that is not there."""
+    cells = []
+    for name, folder in model_names(config).items():
+        if names is not None and name not in names:
+            continue
         require((folder / "config.json").is_file(), f"{folder} holds no checkpoint: train it first")
-    grid = {
-        name: [
-            decoder
-            for decoder in decoders(evaluate, name, load_config(folder), end_ids(tokenizer_for_inference(folder)))
-            if keep(name, decoder)
-        ]
-        for name, folder in models.items()
-    }
-    runs = []
-    with tqdm(total=sum(map(len, grid.values())), desc="runs", unit="run") as bar:
-        for name, folder in models.items():
-            weights, loaded = weights_fingerprint(folder), None
-            for decoder in grid[name]:
-                key = fingerprint(weights, digest(rows), decoder.about())
-                place = Path(config.results_dir) / "runs" / fingerprint(name, decoder.about())
-                run = stored_run(place, key)
-                if run is None:
-                    loaded = loaded or load_for_inference(folder)
-                    how = {"batch_size": evaluate.batch_size, "score": tiny_task.score}
-                    documents = measure(*loaded, rows, decoder, **how, label=run_name(evaluate, name, decoder))
-                    model = {"name": name, "folder": str(folder), "weights": weights}
-                    about = {"name": run_name(evaluate, name, decoder), "task": config.data.dataset, "model": model}
-                    about |= {"decoder": decoder.about(), "seed": evaluate.seed, "batch_size": evaluate.batch_size}
-                    run = Run(about | {"key": key, "provenance": provenance()}, documents)
-                    run.write(place)
-                runs.append(run)
-                bar.set_postfix_str(f"{run.name}: {run.right.mean():.1%} at {run.column('nfe').mean():.1f} NFE")
-                bar.update()
+        ends = end_ids(tokenizer_for_inference(folder))
+        found = decoders(config.evaluate, name, load_config(folder), ends)
+        cells += [Cell(config, name, folder, decoder) for decoder in found if keep(name, decoder)]
+    return cells
+
+
+def measured(cells: Sequence[Cell]) -> list[Run]:
+    """The runs of cells, measured or read back."""
+    runs, loaded, folder = [], None, None
+    with Progress(sum(cell.passes for cell in cells), "runs", "pass") as progress:
+        for i, cell in enumerate(cells):
+            rows = read_problems(cell.config)
+            key = key_of(cell, rows)
+            run, note = stored_run(cell.place, key), f"run {i + 1} of {len(cells)}"
+            if run is None:
+                if folder != cell.folder:
+                    loaded, folder = load_for_inference(cell.folder), cell.folder
+                one = cell.passes / len(rows)
+                run = measure_cell(cell, key, loaded, rows, lambda one=one, note=note: progress.add(one, note))
+            else:
+                progress.add(cell.passes, note)
+            runs.append(run)
     return runs
+
+
+def measure_cell(cell: Cell, key: str, loaded: tuple, rows: list[dict], on_answer: Callable[[], None]) -> Run:
+    """Decode and score rows with a cell's model, loaded with its tokenizer, and store the run."""
+    evaluate = cell.config.evaluate
+    how = {"batch_size": evaluate.batch_size, "score": tiny_task.score, "on_answer": on_answer}
+    documents = measure(*loaded, rows, cell.decoder, **how, label=cell.label)
+    model = {"name": cell.name, "folder": str(cell.folder), "weights": weights_fingerprint(cell.folder)}
+    about = {"name": cell.label, "task": cell.config.data.dataset, "model": model}
+    about |= {"decoder": cell.decoder.about(), "seed": evaluate.seed, "batch_size": evaluate.batch_size}
+    run = Run(about | {"key": key, "provenance": provenance()}, documents)
+    run.write(cell.place)
+    return run
+
+
+def validation_cells(config: ExperimentConfig, names: Sequence[str] | None = None) -> list[Cell]:
+    """What chooses each model's threshold: CAD at all of them, and the teacher at one token per step."""
+    evaluate = config.evaluate
+    there = replace(evaluate, split="validation", problems=evaluate.validation_problems)
+
+    def is_tried(name: str, decoder: Decoder) -> bool:
+        one_token = name == "teacher" and decoder.about().get("steps") == evaluate.gen_length
+        return one_token or (decoder.policy_name == "cad" and decoder.config.cache == "none")
+
+    return cells_of(replace(config, evaluate=there), names, is_tried)
+
+
+def all_cells(config: ExperimentConfig, names: Sequence[str]) -> list[Cell]:
+    """Every cell of these models that the report needs. Raises ValueError for a model that is not compared."""
+    for name in names:
+        require(name in model_names(config), f"--only {name!r}: use one of {', '.join(model_names(config))}")
+    chosen = validation_cells(config, names) if config.evaluate.headline is None else []
+    return [*chosen, *cells_of(config, names)]
+
+
+def is_measured(config: ExperimentConfig, name: str) -> bool:
+    """Whether every run of a model that the report needs is stored."""
+    if not (model_names(config)[name] / "config.json").is_file() or not Path(config.results_dir).is_dir():
+        return False
+    return all(stored_run(cell.place, key_of(cell, read_problems(cell.config))) for cell in all_cells(config, [name]))
+
+
+def key_of(cell: Cell, rows: list[dict]) -> str:
+    """What a run's numbers depend on: weights, problems and decoder."""
+    return fingerprint(weights_fingerprint(cell.folder), digest(rows), cell.decoder.about())
+
+
+def work_of(config: ExperimentConfig, name: str) -> float:
+    """About how many forward passes of a row the runs of a model take, before the model is there."""
+    evaluate, half = config.evaluate, config.evaluate.gen_length / 2
+    steps = sum(n for n in evaluate.fixed_steps if not name.startswith("control") or n < evaluate.gen_length)
+    adaptive = half * len(evaluate.thresholds)
+    chosen = 0 if evaluate.headline is not None else adaptive + (evaluate.gen_length if name == "teacher" else 0)
+    tested = steps + adaptive + half * len(evaluate.decoders)
+    return tested * evaluate.problems + chosen * evaluate.validation_problems
+
+
+def run_grid(config: ExperimentConfig) -> list[Run]:
+    """All runs of the grid, measured or read back."""
+    return measured(cells_of(config))
 
 
 def thresholds_of(config: ExperimentConfig) -> dict[str, float]:
@@ -173,13 +214,7 @@ def thresholds_of(config: ExperimentConfig) -> dict[str, float]:
     names, evaluate = model_names(config), config.evaluate
     if evaluate.headline is not None:
         return dict.fromkeys(names, evaluate.headline)
-    there = replace(evaluate, split="validation", problems=evaluate.validation_problems)
-
-    def is_tried(name: str, decoder: Decoder) -> bool:
-        one_token = name == "teacher" and decoder.about().get("steps") == evaluate.gen_length
-        return one_token or (decoder.policy_name == "cad" and decoder.config.cache == "none")
-
-    runs = run_grid(replace(config, evaluate=there), is_tried)
+    runs = measured(validation_cells(config))
     reference = next(run for run in runs if run.about["decoder"].get("steps") == evaluate.gen_length)
     tried = {
         name: [run for run in runs if run.about["model"]["name"] == name and run is not reference] for name in names
@@ -194,98 +229,23 @@ def cheapest(runs: list[Run], target: float) -> Run:
     return min(enough or runs, key=lambda run: run.column("nfe").mean() if enough else -run.right.mean())
 
 
-def headline(config: ExperimentConfig, compared: dict, thresholds: dict[str, float]) -> str:
-    """What each model with CAD at its threshold differs in from the teacher at one token per step."""
-    evaluate = config.evaluate
-    how = (
-        f"With CAD at threshold {evaluate.headline:g}"
-        if evaluate.headline is not None
-        else (
-            f"With CAD at the threshold that {evaluate.validation_problems} validation problems choose for each model"
-        )
-    )
-    lines = [f"{how}, against the teacher at one token per step:", ""]
-    for name, threshold in thresholds.items():
-        p = compared["against_reference"][f"{name} + cad, confidence_threshold={threshold:g}"]
-        own = "" if evaluate.headline is not None else f" at {threshold:g}"
-        lines.append(
-            f"- {name}{own}: {interval(p['accuracy_difference'], 100, '+.1f')} points (exact McNemar p = {p['mcnemar_p']:.2g}), "
-            f"{interval(p['fewer_nfe'])} times fewer NFE"
-        )
-    return "\n".join(lines)
-
-
-def page(config: ExperimentConfig, runs: list[Run], compared: dict, thresholds: dict[str, float]) -> str:
-    """report.md."""
-    train, answers = config.train, "the data set's"
-    if config.data.answers == "teacher":
-        answers = "the teacher's own" + (", filtered to the right ones" if config.data.keep == "right" else "")
-    caches = compared["exact_caches"]
-    methods = [name.removesuffix(" student") for name in model_names(config) if name.endswith(" student")]
-    same = f"The exact cache changed no answer in {sum(c['same'] for c in caches)} of {len(caches)} runs.\n\n"
-    return PAGE.format(
-        title="CDLM, DSCD, their combination, and CAD"
-        if config.cdlm is not None
-        else f"What {', '.join(methods)} and CAD bring",
-        headline=headline(config, compared, thresholds),
-        families=family_table(compared),
-        note=equal_accuracy_note(compared),
-        runs=run_table(compared),
-        reference=reference_table(compared),
-        caches=same if caches else "",
-        documents=compared["documents"],
-        split=config.evaluate.split,
-        length=f"{train.max_steps} steps" if train.max_steps else f"{train.epochs:g} epochs",
-        rows=train.batch_size * train.accumulation,
-        seed=train.seed,
-        answers=answers,
-        device=runs[0].about["provenance"]["device"],
-        commit=runs[0].about["provenance"]["commit"],
-    )
-
-
-def plot_training(config: ExperimentConfig, path: Path) -> None:
-    """The parts of each student's loss over the steps; a part that only some students have is theirs alone."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    students = {name: folder.parent for name, folder in model_names(config).items() if name != "teacher"}
-    logs = {name: read_jsonl(folder / "training_log.jsonl") for name, folder in students.items()}
-    present = [key for key in PARTS if any(key in entry for log in logs.values() for entry in log)]
-    figure, panels = plt.subplots(1, len(present), figsize=(3.7 * len(present), 3.4), squeeze=False)
-    for axes, key in zip(panels[0], present, strict=True):
-        for i, (name, log) in enumerate(logs.items()):
-            points = [(entry["step"], entry[key]) for entry in log if key in entry]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=f"C{i}", label=name)
-        axes.set_title(PARTS[key], fontsize=10)
-        axes.set_xlabel("optimizer step")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def write_report(config: ExperimentConfig, runs: list[Run], thresholds: dict[str, float]) -> None:
-    """Write comparison.json, report.md, frontier.png and training.png into the experiment's results_dir."""
-    output = Path(config.results_dir)
-    reference = next(run.name for run in runs if run.about["decoder"].get("steps") == config.evaluate.gen_length)
-    compared = compare(runs, reference, config.evaluate.margin)
-    write_json(output / "comparison.json", compared)
-    plot_frontier(runs, compared, output / "frontier.png")
-    plot_training(config, output / "training.png")
-    write_text(output / "report.md", page(config, runs, compared, thresholds))
-
-
 def main():
-    config = load(ExperimentConfig, *command_line(__doc__))
+    parser = CommandParser(__doc__)
+    add_config(parser)
+    parser.add_argument(
+        "--only", action="append", metavar="MODEL", help="measure the runs of this model, write no report"
+    )
+    arguments = parser.parse_args()
+    config = load(ExperimentConfig, arguments.config, arguments.overrides)
     require(config.evaluate is not None, "this config has no `evaluate` section: use evaluation/scripts for benchmarks")
+    if arguments.only is not None:
+        measured(all_cells(config, arguments.only))
+        return
+    from evaluation.embedded_report import write_report
+
     thresholds = thresholds_of(config)
     write_report(config, run_grid(config), thresholds)
-    print(f"wrote {config.results_dir}/report.md")
+    print(f"wrote {config.results_dir}/report.html and report.md")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ def measure(
     batch_size: int,
     score: Callable[[dict, str], bool],
     label: str,
+    on_answer: Callable[[], None] | None = None,
 ) -> list[dict]:
-    """A document (see run.py) for every row, in their order."""
+    """A document (see run.py) for every row, in their order. on_answer: called after each, in place of a bar."""
     prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
     documents: dict[int, dict] = {}
-    with tqdm(total=len(rows), desc=label, unit="problem", leave=False) as bar:
+    with tqdm(total=len(rows), desc=label, unit="problem", leave=False, disable=on_answer is not None) as bar:
         for g in generate(model, tokenizer, prompts, decoder, batch_size=batch_size):
             right = bool(score(rows[g.index], g.text))
             documents[g.index] = {
@@ -44,6 +45,8 @@ def measure(
                 "truncated": g.truncated,
             }
             bar.update()
+            if on_answer is not None:
+                on_answer()
     return [documents[i] for i in range(len(rows))]
 
 

@@ -22,6 +22,7 @@ from cd4lm.data.splits import SOURCES, TINY, build_splits, repeated, revision_of
 from cd4lm.data.tiny_task import DEFAULT, WORDINGS, World
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.io import write_json
+from cd4lm.workers import cpu_pool, cpu_processes
 
 
 def parse() -> argparse.Namespace:
@@ -44,30 +45,59 @@ def parse() -> argparse.Namespace:
     teacher.add_argument("--gen_length", type=int, default=256, help="longest answer in tokens")
     teacher.add_argument("--block_length", type=int, default=32)
     teacher.add_argument("--batch_size", type=int, default=128)
+    teacher.add_argument(
+        "--cache", choices=["none", "prefix", "dual"], default="none", help="the last two: approximate"
+    )
     teacher.add_argument("--keep", choices=["right", "all"], default="right", help="right: checked by the metric")
     return parser.parse_args()
 
 
 def answer(rows: list[dict], arguments: argparse.Namespace) -> list[dict]:
-    """Rows with the teacher's answers."""
-    from cd4lm.data.examples import end_ids
-    from cd4lm.model.loading import load_for_inference
-    from cd4lm.training.generate_targets import own_answers
-
+    """Rows with the teacher's answers: on a CPU each core answers a share of them, which changes no answer."""
     require(arguments.teacher is not None, "--answers teacher needs --teacher: the checkpoint that answers")
     checks = arguments.dataset == TINY and arguments.keep == "right"
     require(checks or arguments.keep == "all", f"no checker for {arguments.dataset} answers: pass --keep all")
-    teacher, tokenizer = load_for_inference(arguments.teacher)
-    options = DecodingOptions(
+    check_decoder(arguments)  # before other processes would say what is wrong with it
+    processes = cpu_processes(len(rows) // arguments.batch_size + 1)
+    share = -(-len(rows) // processes)
+    parts = [(rows[i : i + share], i, arguments) for i in range(0, len(rows), share)]
+    if processes == 1:
+        return answer_part(*parts[0])
+    with cpu_pool(processes) as pool:
+        return list(chain(*pool.map(answer_part, *zip(*parts, strict=True))))
+
+
+def check_decoder(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for a teacher or settings that cannot answer, before weights are read."""
+    from cd4lm.data.examples import end_ids
+    from cd4lm.model.loading import load_config, tokenizer_for_inference
+
+    ends = end_ids(tokenizer_for_inference(arguments.teacher))
+    options_of(arguments).decoder(load_config(arguments.teacher), ends)
+
+
+def options_of(arguments: argparse.Namespace) -> DecodingOptions:
+    return DecodingOptions(
         confidence_threshold=arguments.threshold,
         temperature=arguments.temperature,
         gen_length=arguments.gen_length,
         block_length=arguments.block_length,
+        cache=arguments.cache,
         seed=arguments.seed,
     )
-    decoder = options.decoder(teacher.config, end_ids(tokenizer))
-    is_right = tiny_task.score if checks else None
-    return own_answers(teacher, tokenizer, rows, decoder, batch_size=arguments.batch_size, is_right=is_right)
+
+
+def answer_part(rows: list[dict], first: int, arguments: argparse.Namespace) -> list[dict]:
+    """Some rows with the teacher's answers, in this process; first: place of the first among all."""
+    from cd4lm.data.examples import end_ids
+    from cd4lm.model.loading import load_for_inference
+    from cd4lm.training.generate_targets import own_answers
+
+    teacher, tokenizer = load_for_inference(arguments.teacher)
+    decoder = options_of(arguments).decoder(teacher.config, end_ids(tokenizer))
+    how = {"batch_size": arguments.batch_size, "first": first}
+    is_right = tiny_task.score if arguments.keep == "right" else None
+    return own_answers(teacher, tokenizer, rows, decoder, is_right=is_right, **how)
 
 
 def main():
@@ -111,7 +141,7 @@ def main():
             "sha256": {split: digest(rows) for split, rows in splits.items()},
         }
         if arguments.answers == "teacher":
-            names = ("teacher", "threshold", "temperature", "gen_length", "block_length", "keep")
+            names = ("teacher", "threshold", "temperature", "gen_length", "block_length", "cache", "keep")
             manifest["own_answers"] = {name: vars(arguments)[name] for name in names} | {"questions": asked}
         write_json(partial / "manifest.json", manifest)
         partial.rename(final)  # fails on a folder that has been filled since, which must not be overwritten

@@ -59,11 +59,13 @@ class TestGenerating:
         assert cad["nfe"] < one["nfe"]
 
     def test_demo_shows_every_step(self):
-        done = command("inference_demo.py", "--model_path", TEACHER, "--prompt", QUESTION)
+        done = command("inference_demo.py", "--model_path", TEACHER, "--prompt", QUESTION, "--show_steps")
         assert done.returncode == 0, done.stderr
-        frames = [line for line in done.stdout.splitlines() if "·" in line]
+        frames = [line for line in done.stdout.splitlines()[1:] if "·" in line and "NFE" not in line]
         assert len(frames) > 2 and frames[0].count("·") > frames[-1].count("·")
-        assert "tokens per step" in done.stdout and "#### 8" in done.stdout
+        short = command("inference_demo.py", "--model_path", TEACHER, "--prompt", QUESTION)
+        assert len(short.stdout.splitlines()) == 3 and short.stdout.splitlines()[1] in done.stdout
+        assert "tokens per forward" in short.stdout and "#### 8" in short.stdout
 
     @pytest.mark.parametrize(
         "words,message",

@@ -119,6 +119,7 @@ const slider = find("step");
 const colours = [...document.querySelectorAll("input[name=colour]")];
 let timer = null;
 slider.max = last;
+slider.value = last; // opens on the finished answer; Play starts at the beginning
 
 function render() {
   const step = Number(slider.value);

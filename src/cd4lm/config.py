@@ -224,10 +224,14 @@ class CommandParser(argparse.ArgumentParser):
 def command_line(description: str) -> tuple[str, list[str]]:
     """The arguments that every command of a config takes: a YAML file, then key=value overrides."""
     parser = CommandParser(description)
-    parser.add_argument("config", help="YAML file, for instance one of configs/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    add_config(parser)
     arguments = parser.parse_args()
     return arguments.config, arguments.overrides
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file, for instance one of configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
 
 
 def exit_with_message(main) -> None:

@@ -6,7 +6,8 @@ import torch
 from cd4lm.config import build
 from cd4lm.model import LLaDAConfig
 from cd4lm.settings import ExperimentConfig, FormatConfig, TrainConfig
-from cd4lm.training.setup import build_student, build_teacher, check_fit, check_packages, compile_blocks
+from cd4lm.training.fit import check_fit, check_packages
+from cd4lm.training.setup import build_student, build_teacher, compile_blocks
 from tests.conftest import ROOT, random_model
 from tests.training.test_trainer import losses, trainer
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cd4lm.config import command_line, exit_with_message, load, require
@@ -34,6 +33,7 @@ from cd4lm.decoding import DecodeConfig, DecodeResult, DecodingOptions, generate
 from cd4lm.io import write_json
 from cd4lm.model import DiffusionLM
 from cd4lm.model.loading import load_config, load_for_inference, load_tokenizer
+from cd4lm.progress import Progress
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.cad_eval import score_of
 from cd4lm.training.resume import GIGABYTE, check_output
@@ -114,7 +114,7 @@ def usable_prompts(config: ExperimentConfig, tokenizer) -> tuple[list[dict], dic
     return rows, prompts
 
 
-def decode_paths(config, model, tokenizer, prompts, mine: list[int], temperature: float, bar):
+def decode_paths(config, model, tokenizer, prompts, mine: list[int], temperature: float, progress):
     """The result of decoding the paths `mine` at one temperature, and their hidden states (n, G, d) if asked for."""
     settings = config.trajectories
     options = DecodingOptions(
@@ -136,7 +136,7 @@ def decode_paths(config, model, tokenizer, prompts, mine: list[int], temperature
         how = {"batch_size": settings.batch_size, "row_ids": mine, "on_step": on_step}
         for g in generate(model, tokenizer, prompts, decoder, **how):
             parts.append(g.result)
-            bar.update()
+            progress.add()
     finally:
         if recorder is not None:
             recorder.close()
@@ -152,7 +152,9 @@ def right_answers(config, tokenizer, rows: list[dict], result: DecodeResult) -> 
     return torch.tensor([is_right(row, text) for row, text in zip(rows, texts, strict=True)])
 
 
-def collect_shard(config, model, tokenizer, rows, prompts, paths: range, bar) -> tuple[dict[str, torch.Tensor], float]:
+def collect_shard(
+    config, model, tokenizer, rows, prompts, paths: range, progress
+) -> tuple[dict[str, torch.Tensor], float]:
     """One shard's tensors, and by how much rebuilt probabilities differ from those of the decoding.
 
     Path p answers question p // K at temperature p % K of K.
@@ -166,7 +168,7 @@ def collect_shard(config, model, tokenizer, rows, prompts, paths: range, bar) ->
             continue
         asked = [numbers[path // len(temperatures)] for path in mine]
         own = [prompts[i] for i in asked]
-        result, hidden = decode_paths(config, model, tokenizer, own, mine, temperature, bar)
+        result, hidden = decode_paths(config, model, tokenizer, own, mine, temperature, progress)
         if hidden is not None:
             worst = max(worst, rebuilding_error(model, result, hidden))
         kept = right_answers(config, tokenizer, [rows[i] for i in asked], result)
@@ -233,18 +235,18 @@ def collect(config: ExperimentConfig) -> None:
     mine = [i for i in range(len(shards)) if i % world == rank]
     there = sum(len(shards[i]) for i in mine if shard_file(folder, i).is_file())
     total = sum(len(shards[i]) for i in mine)
-    with tqdm(total=total, initial=there, desc="teacher's paths", unit="path", disable=rank > 0) as bar:
+    with Progress(total, "teacher's paths", "path", initial=there, quiet=rank > 0) as progress:
         for i in mine:
             if shard_file(folder, i).is_file():
                 continue
-            tensors, worst = collect_shard(config, model, tokenizer, rows, prompts, shards[i], bar)
+            tensors, worst = collect_shard(config, model, tokenizer, rows, prompts, shards[i], progress)
             require(
                 worst <= REBUILD_TOLERANCE[settings.dtype],
                 f"shard {i}: probabilities from stored hidden states differ by {worst:.1e} from the decoding's: set "
                 "trajectories.dtype=float32",
             )
             write_shard(folder, i, tensors)
-            bar.set_postfix_str(f"kept {len(tensors['row'])} of {len(shards[i])}, rebuilt to {worst:.0e}")
+            progress.add(0, f"kept {len(tensors['row'])} of {len(shards[i])}, rebuilt to {worst:.0e}")
 
 
 def main():

@@ -21,7 +21,8 @@ from cd4lm.decoding.options import DecodingOptions
 from cd4lm.model import DiffusionConfig
 from cd4lm.model.loading import load_tokenizer, model_of
 from cd4lm.settings import ExperimentConfig
-from cd4lm.training.setup import low_precision, start_model, student_config
+from cd4lm.training.fit import student_config
+from cd4lm.training.setup import low_precision, start_model
 
 
 def zero_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from tqdm import tqdm
 
 from cd4lm.data.examples import encode_prompt
 from cd4lm.decoding import Decoder, generate
+from cd4lm.progress import Progress
 
 
 def own_answers(
@@ -17,17 +17,20 @@ def own_answers(
     *,
     batch_size: int,
     is_right: Callable[[dict, str], bool] | None,
+    first: int = 0,
 ) -> list[dict]:
     """Rows with `answer` replaced by the teacher's text up to EOS; the order of rows is kept.
 
     is_right: keep only answers for which it is true, given the row and the text; None keeps all.
-    An answer without EOS within the canvas is cut off and is left out in either case.
+    An answer without EOS within the canvas is cut off and is left out in either case. first: place of the first row among
+    those of all processes, from which its random numbers are drawn.
     """
     prompts = [torch.tensor(encode_prompt(tokenizer, row["question"])) for row in rows]
     kept: dict[int, dict] = {}
-    with tqdm(total=len(rows), desc="teacher's answers", unit="row") as bar:
-        for g in generate(teacher, tokenizer, prompts, decoder, batch_size=batch_size):
+    ids = range(first, first + len(rows))
+    with Progress(len(rows), "teacher's answers", "row") as progress:
+        for g in generate(teacher, tokenizer, prompts, decoder, batch_size=batch_size, row_ids=ids):
             if not g.truncated and (is_right is None or is_right(rows[g.index], g.text)):
                 kept[g.index] = rows[g.index] | {"answer": g.text}
-            bar.update()
+            progress.add()
     return [kept[i] for i in sorted(kept)]

@@ -19,6 +19,7 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainin
 from cd4lm.config import command_line, dump, exit_with_message, load, require
 from cd4lm.model import DiffusionConfig, DiffusionLM
 from cd4lm.model.loading import load_config, load_model, load_tokenizer, model_of
+from cd4lm.progress import shown_elsewhere
 from cd4lm.settings import ExperimentConfig, TrainConfig
 from cd4lm.training.cad_eval import decoder_of
 from cd4lm.training.cdlm import CDLMTrainer
@@ -26,6 +27,7 @@ from cd4lm.training.consistency_loss import DSCDTrainer
 from cd4lm.training.d3llm import D3LLMTrainer
 from cd4lm.training.dparallel import DParallelTrainer
 from cd4lm.training.export import full_weights, write_released
+from cd4lm.training.fit import check_fit, check_packages, student_config
 from cd4lm.training.inputs import (
     answer_data,
     cad_evaluator,
@@ -40,12 +42,9 @@ from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, 
 from cd4lm.training.setup import (
     build_student,
     build_teacher,
-    check_fit,
-    check_packages,
     is_own_teacher,
     low_precision,
     shard_frozen,
-    student_config,
 )
 from cd4lm.training.tad import TADTrainer
 from cd4lm.training.trainer import StudentTrainer
@@ -117,6 +116,7 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=[],
         report_to=[],
+        disable_tqdm=shown_elsewhere(),
         logging_nan_inf_filter=False,  # what is not finite stops the run and must not be left out of the log
         ddp_find_unused_parameters=False,
         ddp_backend="gloo" if on_cpu and processes > 1 and not alone else None,

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
 from cd4lm.config import TERMINATED, require
+from cd4lm.progress import Progress, shown_elsewhere
 from cd4lm.training.cad_eval import CADEvaluator
 from cd4lm.training.order import LengthGrouped, RunOrder
 from cd4lm.training.run_log import RunLog
@@ -192,15 +193,20 @@ class _StepEvents(TrainerCallback):
 
     def __init__(self, trainer: RunTrainer):
         self.trainer = trainer
+        self.progress: Progress | None = None  # where another command shows it; else the Trainer has a bar of its own
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.begin_run()
+        if shown_elsewhere() and self.trainer.is_world_process_zero():
+            self.progress = Progress(state.max_steps, "steps", "step", initial=state.global_step)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.check_step()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.end_step()
+        if self.progress is not None:
+            self.progress.add(1, f"step {state.global_step} of {state.max_steps}")
         if self.trainer._stop:
             control.should_save = control.should_training_stop = True
 
