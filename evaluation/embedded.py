@@ -184,7 +184,8 @@ def all_cells(config: ExperimentConfig, names: Sequence[str]) -> list[Cell]:
 
 def is_measured(config: ExperimentConfig, name: str) -> bool:
     """Whether every run of a model that the report needs is stored."""
-    if not (model_names(config)[name] / "config.json").is_file() or not Path(config.results_dir).is_dir():
+    needed = (model_names(config)[name] / "config.json", Path(config.data.dir) / "manifest.json")
+    if not all(file.is_file() for file in needed):
         return False
     return all(stored_run(cell.place, key_of(cell, read_problems(cell.config))) for cell in all_cells(config, [name]))
 

@@ -1,0 +1,142 @@
+"""Every command of README and the guides is one that its program understands, and every link leads somewhere."""
+
+import argparse
+import re
+import runpy
+import shlex
+import sys
+from unittest import mock
+
+import pytest
+import tomllib
+
+from cd4lm.config import load
+from cd4lm.settings import ExperimentConfig
+from cd4lm.training.pretrain import PretrainConfig
+from evaluation.study.settings import StudyConfig
+from tests.conftest import ROOT
+
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "evaluation/README.md", ROOT / "checkpoints/README.md"]
+)
+CONFIGS = {"scripts/study.py": StudyConfig, "cd4lm.training.pretrain": PretrainConfig}  # others take an experiment
+FOREIGN = {"pip", "pytest", "ruff", "apt"}  # programs that are not this repository's
+LATER = {"docs/serving.md"}  # pages that are on their way
+VARIABLE = re.compile(r"[A-Z_]+=")
+
+
+class Understood(BaseException):
+    """Raised in place of a command's work, with what its parser made of its words."""
+
+
+def commands_of(text: str) -> list[str]:
+    """The commands of a page: its bash blocks, and code inside sentences that begins as a command does."""
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("\\\n", " ")
+    inline = re.findall(
+        r"`((?:[A-Z_]+=\S+ )*(?:python|bash|torchrun) [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S)
+    )
+    lines = [line for line in [*blocks.splitlines(), *inline] if line.strip() and not line.lstrip().startswith("#")]
+    return [part.strip() for line in lines for part in re.split(r" && |; (?=done)| \| ", line)]
+
+
+def all_commands() -> list:
+    found = {}
+    for page in PAGES:
+        for line in commands_of(page.read_text(encoding="utf-8")):
+            found.setdefault(line, page.relative_to(ROOT))
+    return [pytest.param(line, id=f"{page}: {line[:60]}") for line, page in found.items()]
+
+
+def understood(program: str, words: list[str], module: bool) -> argparse.Namespace:
+    """What a Python program's parser makes of its words; its work is not begun."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def once(self, args=None, namespace=None):
+        found, rest = parse(self, args, namespace)
+        assert not rest, f"{program} does not know {rest}"
+        raise Understood(found)
+
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_known_args", once),
+        mock.patch.object(sys, "argv", [program, *words]),
+    ):
+        try:
+            runpy.run_module(program, run_name="__main__") if module else runpy.run_path(program, run_name="__main__")
+        except Understood as end:
+            return end.args[0]
+        except SystemExit as stop:
+            raise AssertionError(f"{program}: {stop.code}") from stop
+    raise AssertionError(f"{program} never read its arguments")
+
+
+def check_python(words: list[str]) -> None:
+    module = words[0] == "-m"
+    program, rest = (words[1], words[2:]) if module else (words[0], words[1:])
+    if program in FOREIGN:
+        return
+    rest = [word for word in rest if word not in ("...", "[--protocol", "published]")]
+    found = understood(program, rest, module)
+    if "overrides" in vars(found) and "config" in vars(found):
+        load(CONFIGS.get(program, ExperimentConfig), found.config, found.overrides)
+
+
+def check_shell(file: str, words: list[str], variables: list[str]) -> None:
+    text = (ROOT / file).read_text()
+    if file.startswith("evaluation/scripts/"):
+        text += (ROOT / "evaluation/scripts/common.sh").read_text()
+    if file == "scripts/reproduce_paper.sh":
+        text += (ROOT / "scripts/reproduce_paper.py").read_text()
+    if file == "run_training.sh":
+        text += "NUM_PROCESSES"
+    for variable in variables:
+        assert variable in text, f"{file} does not read {variable}"
+    if file in ("run_training.sh", "scripts/slurm_4x8.sh"):
+        config = words.pop(0) if words and "=" not in words[0] else "configs/tiny.yaml"
+        load(ExperimentConfig, config, words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", all_commands())
+def test_commands(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line, comments=True)
+    variables = []
+    while words and VARIABLE.match(words[0]):
+        variables.append(words.pop(0).partition("=")[0])
+    program, *rest = words
+    if program == "python":
+        check_python(rest)
+    elif program in ("bash", "sbatch"):
+        check_shell(rest[0], rest[1:], variables)
+    elif program == "source":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert (ROOT / rest[0]).is_file() and set(rest[1:]) <= extras.keys()
+    elif program == "torchrun":
+        target = next(i for i, word in enumerate(rest) if word == "-m" or word.endswith(".py"))
+        check_python(
+            rest[target:]
+            if rest[target] == "-m"
+            else ["evaluation/evaluation_script.py", "--help"][:1] + rest[target + 1 :]
+        )
+    else:
+        assert program in FOREIGN | {"printf", "for", "cat"}, f"nobody knows {program}"
+
+
+def test_links():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            path = (page.parent / target).resolve()
+            where = path.relative_to(ROOT).as_posix()
+            assert path.exists() or where in LATER, f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_readme_is_two_screens():
+    lines = (ROOT / "README.md").read_text().partition("## Citation")[0].splitlines()
+    assert len(lines) <= 100 and max(map(len, lines)) <= 200
+
+
+def test_commands_are_found():
+    text = "Try `MODEL=x python a.py --b` or `not one`.\n```bash\nA=1 bash x.sh \\\n  c   # why\nsource e && python f.py\n```\n"
+    assert commands_of(text) == ["A=1 bash x.sh    c   # why", "source e", "python f.py", "MODEL=x python a.py --b"]
