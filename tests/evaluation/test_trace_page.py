@@ -1,6 +1,5 @@
 """The trace page in a real browser: what is shown at each step, its colours, its keys, and hostile text."""
 
-import shutil
 from functools import cache
 from itertools import cycle
 
@@ -28,18 +27,6 @@ def runs() -> list:
         in_turn = cycle(texts)
         found.append((run_trace(name, f"{policy}", result, lambda _, words=in_turn: next(words)), result))
     return found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: requirements-dev.txt")
-    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-    if not found:
-        pytest.skip("no Chromium on this machine: the page cannot be opened")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

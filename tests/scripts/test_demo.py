@@ -117,6 +117,9 @@ def test_the_pieces_of_a_text_are_the_text(tmp_path):
     assert pieces(words.decode, ids, [False, True, False, False, True]) == ["7", None, " 3", " =", None]
 
 
+MIA = "mia has 3 bags of 4 coins . loses 2 . how many ?"
+
+
 class TestSession:
     """Questions from standard input, one a line."""
 
@@ -129,11 +132,11 @@ class TestSession:
         return call
 
     def test_one_answer_after_another(self, ask):
-        said, printed = ask("\ntom has 7 apples . buys 3 . how many ?\nexit\nmia has 3 bags of 4 coins . how many ?\n")
+        said, printed = ask(f"\n{MIA}\nexit\n{MIA}\n")
         assert said is None and printed.count(" NFE ") == 2 and "#### 8" in printed and "#### 10" in printed
 
     def test_further_questions_after_a_prompt(self, ask):
-        said, printed = ask("tom has 7 apples . buys 3 . how many ?\n", "--prompt", BASE[-1], "--chat")
+        said, printed = ask(f"{MIA}\n", "--prompt", BASE[-1], "--chat")
         assert said is None and printed.index("#### 8") < printed.index("#### 10")
 
     def test_a_question_that_cannot_be_decoded(self, ask):

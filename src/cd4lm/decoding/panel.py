@@ -14,7 +14,7 @@ from cd4lm.io import ROOT
 
 # Confidence when committed, in nines as on the trace page; colours that can be read on dark and on light ground.
 COLOURS = ((0.999, "color(32)"), (0.99, "color(37)"), (0.9, "color(136)"), (0.0, "color(166)"))
-DOT, UNFINISHED, CONTEXT = "·", "�", 4
+DOT, UNFINISHED, LONGEST = "·", "�", 4  # bytes of a character
 PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}  # of control characters
 
 
@@ -34,17 +34,22 @@ def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int], masked: Se
     A token that ends inside a character adds nothing, the one that completes it adds the character.
     """
     found: list[str | None] = []
-    run: list[int] = []
+    before: list[int] = []  # the tokens of the last whole piece, so that a space between two pieces is kept
+    begun: list[int] = []  # those of a character that is not complete
     for i, (token, hidden) in enumerate(zip(tokens, masked, strict=True)):
         if hidden:
             found.append(None)
-            run = []
+            before, begun = [], []
             continue
-        # After a mask the token itself stands for the text before it, so that a space before it is kept.
-        run = run[-CONTEXT:] if run or i == 0 else [token]
-        before, after = (decode(run) if run else "").rstrip(UNFINISHED), decode([*run, token])
-        found.append(after[len(before) :].rstrip(UNFINISHED) if after.startswith(before) else decode([token]))
-        run.append(token)
+        if not before and not begun and i > 0 and UNFINISHED not in decode([token]):
+            before = [token]  # after a mask the token itself stands for the text before it
+        text = decode([*before, *begun, token])
+        begun.append(token)
+        if text.endswith(UNFINISHED) and len(begun) < LONGEST:
+            found.append("")
+            continue
+        found.append(text[len(decode(before)) if before else 0 :])
+        before, begun = begun, []
     return found
 
 
