@@ -37,7 +37,8 @@ def commands_of(text: str) -> list[str]:
     """
     text = re.sub(r"```bash\n[^`]*```\n```\nerror: [^`]*```", "", text)
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("\\\n", " ")
-    begins = r"`((?:[A-Z_]+=\S+ )*(?:bash \S+|python (?:-m )?[^` ]+ |torchrun )[^`]*)`"
+    variable = r"""[A-Z_]+=(?:"[^"`]*"|[^`\s"]+) """
+    begins = rf"`((?:{variable})*(?:bash [^`\s]+|python (?:-m )?[^`\s]+ |torchrun )[^`]*)`"
     inline = re.findall(begins, re.sub(r"```.*?```", "", text, flags=re.S))
     lines = [line for line in [*blocks.splitlines(), *inline] if line.strip() and not line.lstrip().startswith("#")]
     return [part.strip() for line in lines for part in re.split(r" && |; (?=done)| \| ", line)]
