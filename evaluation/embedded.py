@@ -1,10 +1,10 @@
-"""Every model of an experiment with every decoder of its grid, on held-out problems of the embedded task.
+"""Every model of an experiment with every decoder of its grid, on held-out problems.
 
     python -m evaluation.embedded configs/tiny.yaml [key=value ...]
 
 Each run is stored as soon as it is measured, so an interruption loses at most one. Writes report.md, comparison.json,
 frontier.png and training.png into the experiment's output_dir; with evaluate.split=validation, where settings are chosen,
-into its folder `validation`.
+into its folder `validation`, and of gsm8k_numbers with evaluate.split=numbers or questions into folders of those names.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cd4lm.config import command_line, exit_with_message, load, require
-from cd4lm.data import tiny_task
 from cd4lm.data.examples import end_ids
 from cd4lm.data.rows import digest, read_jsonl
 from cd4lm.decoding import DecodeConfig, Decoder, DecodingOptions
@@ -24,7 +23,7 @@ from cd4lm.model.loading import load_config, load_for_inference, tokenizer_for_i
 from cd4lm.objectives import OBJECTIVES
 from cd4lm.settings import EvaluateConfig, ExperimentConfig
 from evaluation.compare import compare
-from evaluation.measure import measure
+from evaluation.measure import measure, scorer
 from evaluation.report import equal_accuracy_note, family_table, interval, plot_frontier, reference_table, run_table
 from evaluation.run import Run
 
@@ -155,7 +154,7 @@ def run_grid(config: ExperimentConfig, keep: Callable[[str, Decoder], bool] = la
                 run = stored_run(place, key)
                 if run is None:
                     loaded = loaded or load_for_inference(folder)
-                    how = {"batch_size": evaluate.batch_size, "score": tiny_task.score}
+                    how = {"batch_size": evaluate.batch_size, "score": scorer(config.data.dataset)}
                     documents = measure(*loaded, rows, decoder, **how, label=run_name(evaluate, name, decoder))
                     model = {"name": name, "folder": str(folder), "weights": weights}
                     about = {"name": run_name(evaluate, name, decoder), "task": config.data.dataset, "model": model}
