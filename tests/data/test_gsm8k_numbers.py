@@ -26,7 +26,7 @@ from scripts import held_out, prepare_data
 from scripts.run_experiment import check_experiment
 from tests.conftest import ROOT
 
-SMALL = NumbersWorld(templates=60, largest=99, steps=(2, 3))
+SMALL = NumbersWorld(templates=400, largest=99, steps=(2, 3))
 # The first row of GSM8K's training file.
 NATALIA = {
     "question": "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips "
@@ -34,14 +34,15 @@ NATALIA = {
     "answer": "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\n"
     "Natalia sold 48+24 = <<48+24=72>>72 clips altogether in April and May.\n#### 72",
 }
+# Arithmetic that nothing but words stands before on its line, up to a whole result.
 EQUATION = re.compile(
-    r"(?<![\w.)/%] )(?<![\w.%/)+*-])(?<![-+*/x(] )([\d.( ][-\d.()+*/ x]*\d\)?) ?= ?(\d+(?:\.\d+)?)(?![\d,]*%)"
+    r"^(?:[A-Za-z,:' ]+ )??(\d[-\d.()+*/ x]*[-+*/x][-\d.()+*/ x]*[\d)]) ?= ?(\d+)(?![\d.,]*[\d%])", re.MULTILINE
 )
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[dict]]:
-    return {split: [make_row(split, i, 5) for i in range(500)] for split in SPLITS}
+    return {split: [make_row(split, i, 5) for i in range(300)] for split in SPLITS}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("numbers") / "teacher"
     settings = {
         "output_dir": str(folder),
-        "numbers": {"templates": 60, "largest": 99, "steps": [2, 3]},
+        "numbers": {"templates": 400, "largest": 99, "steps": [2, 3]},
         "steps": 3,
         "batch_size": 4,
         "warmup_steps": 1,
@@ -93,7 +94,7 @@ def test_recomputing_every_answer_gives_its_label_and_every_equation_in_it_holds
                 continue
             assert value == Fraction(right), row
             equations += 1
-    assert equations > 2000
+    assert equations > 500
 
 
 def test_numbers_stay_near_the_originals_and_keep_their_order(rows):
@@ -150,7 +151,7 @@ def test_a_row_becomes_a_template():
         ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54 nuts for all twelve.\n#### 54", "number in words"),
         ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54kg.\n#### 54", "part of a word"),
         ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54.00\n#### 54", "plain whole number"),
-        ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54 and 2+7 = 9.\n#### 54", "outside brackets"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54 and 9+6 = 9.\n#### 54", "outside brackets"),
         ("Tom has 9 nuts for 6 men.", "<<9/6=1.5>>1.5\n#### 1.5", "not whole"),
         ("Tom left at 9:30 with 20% off.", "<<20/100=0.2>>0.2\n#### 0.2", "no number of the question can change"),
         ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54\n#### 9", "last bracket is not the answer"),
@@ -180,7 +181,7 @@ def test_a_number_that_says_the_same_twice_stays():
 
 def test_dials():
     easy = pool(SMALL)
-    assert len(easy.known) + len(easy.unseen) == 60
+    assert len(easy.known) + len(easy.unseen) == 400
     assert all(2 <= len(q.steps) <= 3 and q.largest <= 99 for q in easy.known)
     for split in SPLITS:
         for i in range(50):
@@ -216,7 +217,7 @@ def test_score_is_the_gsm8k_metric(rows):
 
 
 def test_prepared_files(tmp_path, run_main):
-    words = ("--dataset", "gsm8k_numbers", "--max_samples", 50, "--templates", 60, "--largest", 99, "--steps", 2, 3)
+    words = ("--dataset", "gsm8k_numbers", "--max_samples", 50, "--templates", 400, "--largest", 99, "--steps", 2, 3)
     for name in ("a", "b"):
         said, printed = run_main(prepare_data.main, *words, "--output_dir", tmp_path / name)
         assert said is None and "50 train" in printed
@@ -251,7 +252,7 @@ def test_a_pretrained_model_resumes_is_evaluated_and_fits_the_main_job(teacher, 
     answerer.check_words(make_row("questions", 0, world=SMALL)["question"])
     with pytest.raises(ValueError, match=r"does not know the words Zaphod, towels\?;"):
         answerer.check_words("How many has Zaphod of 12 towels?")
-    words = ("--dataset", "gsm8k_numbers", "--max_samples", 5, "--templates", 60, "--largest", 99, "--steps", 2, 3)
+    words = ("--dataset", "gsm8k_numbers", "--max_samples", 5, "--templates", 400, "--largest", 99, "--steps", 2, 3)
     assert run_main(prepare_data.main, *words, "--output_dir", tmp_path / "data")[0] is None
     found = ("--model_path", teacher, "--data", tmp_path / "data", "--max_samples", 4, "--steps", 4)
     said, printed = run_main(held_out.main, *found, "--json", "--output", tmp_path / "runs")
