@@ -1,10 +1,11 @@
-"""Every model of an experiment with every decoder of its grid, on held-out problems of the embedded task.
+"""Every model of an experiment with every decoder of its grid, on held-out problems.
 
     python -m evaluation.embedded configs/tiny.yaml [key=value ...]
 
 Each run is stored as soon as it is measured, so an interruption loses at most one. Writes report.html, the same as report.md,
 comparison.json, frontier.png and training.png into the experiment's output_dir; with evaluate.split=validation, where
-settings are chosen, into its folder `validation`.
+settings are chosen, into its folder `validation`, and of gsm8k_numbers with evaluate.split=numbers or questions into
+folders of those names.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cd4lm.config import CommandParser, add_config, exit_with_message, load, require
-from cd4lm.data import tiny_task
 from cd4lm.data.examples import end_ids
 from cd4lm.data.rows import digest, read_jsonl
 from cd4lm.decoding import DecodeConfig, Decoder, DecodingOptions
@@ -22,7 +22,7 @@ from cd4lm.model.loading import load_config, load_for_inference, tokenizer_for_i
 from cd4lm.objectives import OBJECTIVES
 from cd4lm.progress import Progress
 from cd4lm.settings import EvaluateConfig, ExperimentConfig
-from evaluation.measure import measure
+from evaluation.measure import measure, scorer
 from evaluation.run import Run
 
 
@@ -152,7 +152,7 @@ def measured(cells: Sequence[Cell]) -> list[Run]:
 def measure_cell(cell: Cell, key: str, loaded: tuple, rows: list[dict], on_answer: Callable[[], None]) -> Run:
     """Decode and score rows with a cell's model, loaded with its tokenizer, and store the run."""
     evaluate = cell.config.evaluate
-    how = {"batch_size": evaluate.batch_size, "score": tiny_task.score, "on_answer": on_answer}
+    how = {"batch_size": evaluate.batch_size, "score": scorer(cell.config.data.dataset), "on_answer": on_answer}
     documents = measure(*loaded, rows, cell.decoder, **how, label=cell.label)
     model = {"name": cell.name, "folder": str(cell.folder), "weights": weights_fingerprint(cell.folder)}
     about = {"name": cell.label, "task": cell.config.data.dataset, "model": model}

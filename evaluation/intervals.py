@@ -162,6 +162,18 @@ def clustered_variance(values: np.ndarray, clusters: np.ndarray) -> tuple[float,
     return (float((sums**2).sum() / len(values) ** 2 * K / (K - 1)) if K > 1 else 0.0), K
 
 
+def wilson_of_clusters(right: np.ndarray, clusters: Sequence) -> tuple[float, float]:
+    """Wilson's 95 % interval of the mean of right (N,), 0 or 1, where problems of one cluster are not independent.
+
+    It is taken at the number of independent problems whose mean would vary as much (Kish 1965), at most N; where none
+    varies, at the number of clusters.
+    """
+    share = float(right.mean())
+    variance, K = clustered_variance(right, np.asarray(clusters))
+    number = min(share * (1 - share) / variance, len(right)) if variance > 0 else K
+    return wilson(round(share * number), max(1, round(number)))
+
+
 def over_seeds(a: np.ndarray, b: np.ndarray | None, clusters: np.ndarray, paired: bool) -> Interval:
     """Mean of a (S, N) less that of b (S', N), in which seeds and problems both vary.
 

@@ -18,7 +18,6 @@ import torch
 
 from cd4lm.config import command_line, exit_with_message, load, require
 from cd4lm.data.examples import end_ids
-from cd4lm.data.splits import TINY
 from cd4lm.data.tiny_task import DEFAULT
 from cd4lm.data.trajectories import is_complete
 from cd4lm.model.checkpoint import check_folder
@@ -44,8 +43,9 @@ def prepare_command(config: ExperimentConfig) -> list[str]:
     data, options = config.data, []
     if data.source is not None:
         options += ["--source", data.source]
-    if data.dataset == TINY:
-        options += ["--wordings", str(data.world.wordings), "--chain", *map(str, data.world.chain)]
+    for dial, value in asdict(data.dials).items() if data.dials is not None else ():
+        values = value if isinstance(value, tuple) else (value,)
+        options += [] if value is None else [f"--{dial}", *map(str, values)]
     if data.max_samples is not None:
         options += ["--max_samples", str(data.max_samples)]
     if data.answers == "teacher":
@@ -73,8 +73,8 @@ def check_data(data: DataConfig) -> bool:
     wanted = {"dataset": data.dataset, "answers": data.answers}
     # A folder prepared before there were dials or caches has no word of them, and the default ones.
     usual = {"world": json.loads(json.dumps(asdict(DEFAULT))), "answers_cache": "none"}
-    if data.dataset == TINY:
-        wanted["world"] = json.loads(json.dumps(asdict(data.world)))
+    if data.dials is not None:
+        wanted["world"] = json.loads(json.dumps(asdict(data.dials)))
     if data.answers == "teacher":
         wanted["answers_cache"] = data.answers_cache
         manifest = manifest | {"answers_cache": manifest.get("own_answers", {}).get("cache", "none")}

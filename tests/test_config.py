@@ -139,7 +139,7 @@ def test_every_shipped_config_loads(path):
         assert "num_processes" in path.read_text()
     else:
         kinds = {"tiny_teacher": PretrainConfig, "large_teacher": PretrainConfig, "world_teacher": PretrainConfig}
-        kinds |= {"evidence": StudyConfig}
+        kinds |= {"evidence": StudyConfig, "gsm8k_numbers_teacher": PretrainConfig}
         load(next((kind for name, kind in kinds.items() if path.name.startswith(name)), ExperimentConfig), path)
 
 

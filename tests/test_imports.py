@@ -25,6 +25,7 @@ ALLOWED = {
         "cd4lm.objectives",
         "cd4lm.settings",
         "cd4lm.decoding.options",
+        "cd4lm.data.gsm8k_numbers",
         "cd4lm.data.tiny_task",
     },
     "src/cd4lm_vllm": {"cd4lm_vllm", "cd4lm.decoding", "cd4lm.data", "cd4lm.model", "cd4lm.diffusion", "cd4lm.config"},

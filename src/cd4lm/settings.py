@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cd4lm.config import STRICT, Count, NotNegative, Number, Positive, Probability, require
+from cd4lm.data.gsm8k_numbers import NumbersWorld
 from cd4lm.data.tiny_task import World
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.objectives import OBJECTIVES, ON_PATHS, CDLMConfig, D3LLMConfig, DParallelConfig, DSCDConfig, TADConfig
@@ -45,15 +46,16 @@ class DataConfig:
     """Where the rows come from and who wrote the answers.
 
     dataset: name for prepare_data; dir: its output folder, prepared first if it is missing; source: a local file
-    instead of the hub; world: dials of the embedded task; max_samples: rows to prepare.
+    instead of the hub; world: dials of the embedded task, numbers: those of gsm8k_numbers; max_samples: rows to prepare.
     answers: the data set's (published) or the teacher's own, decoded with CAD at answers_threshold,
     answers_temperature, answers_block_length and answers_cache (dual: 1.6 times faster and not quite the answers of none);
     keep: of the teacher's answers all, or the right ones.
     """
 
-    dataset: Literal["gsm8k", "opencode", "bs17k", "tiny"]
+    dataset: Literal["gsm8k", "opencode", "bs17k", "tiny", "gsm8k_numbers"]
     dir: str
     world: World = field(default_factory=World)
+    numbers: NumbersWorld = field(default_factory=NumbersWorld)
     source: str | None = None
     max_samples: Count | None = None
     answers: Literal["data", "teacher"] = "data"
@@ -62,6 +64,11 @@ class DataConfig:
     answers_block_length: Count = 32
     answers_cache: Literal["none", "prefix", "dual"] = "none"
     keep: Literal["all", "right"] = "right"
+
+    @property
+    def dials(self) -> World | NumbersWorld | None:
+        """The settings from which the rows are generated, None for rows that are read."""
+        return {"tiny": self.world, "gsm8k_numbers": self.numbers}.get(self.dataset)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -177,9 +184,10 @@ class CADEvalConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
-    """The grid of decoders that the report compares, on held-out problems of the embedded task.
+    """The grid of decoders that the report compares, on held-out problems.
 
-    split: `test` for the report; `validation` to choose settings, its results go to a folder of that name.
+    split: `test` for the report, for gsm8k_numbers `numbers` or `questions`; `validation` to choose settings. Results of
+    any but `test` go to a folder of that name.
     fixed_steps: budgets of FixedSteps; thresholds: of CAD; headline: the threshold of the report's first sentence,
     null = each model's own, chosen on the first `validation_problems` of the validation split: of the thresholds that are
     as accurate there as the teacher at one token per step, less the margin, the one with the fewest forward passes.
@@ -187,7 +195,7 @@ class EvaluateConfig:
     margin: accuracy may fall this far under the teacher at one token per step and still count as equal.
     """
 
-    split: Literal["test", "validation"] = "test"
+    split: Literal["test", "validation", "numbers", "questions"] = "test"
     problems: Count = 500
     batch_size: Count = 250
     gen_length: Count = 256
@@ -240,7 +248,7 @@ class ExperimentConfig:
     tad: TADConfig | None = None
 
     def __post_init__(self):
-        taken = {"teacher", "student", "checkpoints", "cells", "validation", "tensorboard"}
+        taken = {"teacher", "student", "checkpoints", "cells", "validation", "numbers", "questions", "tensorboard"}
         for name in self.also:
             require(name not in taken and "/" not in name, f"also.{name}: choose another name, this one is taken")
         require(len(self.asked) <= 1, f"{' and '.join(self.asked)} are several objectives: set all but one to null")
@@ -293,6 +301,6 @@ class ExperimentConfig:
 
     @property
     def results_dir(self) -> str:
-        """Where measurements go: of the test split beside the student, of validation in a folder of their own."""
+        """Where measurements go: of the test split beside the student, of others in folders of their own."""
         apart = self.evaluate is not None and self.evaluate.split != "test"
         return f"{self.output_dir}/{self.evaluate.split}" if apart else self.output_dir

@@ -18,6 +18,7 @@ from evaluation.intervals import (
     pass_at_k,
     resample,
     wilson,
+    wilson_of_clusters,
 )
 
 
@@ -121,3 +122,12 @@ def test_aup():
     assert aup([(1.0, 72.0), (3.0, 72.0)], y_max=60.0).value == pytest.approx(216.0)  # no weight above 1
     with pytest.raises(ValueError, match="at least one point"):
         aup([])
+
+
+def test_problems_of_one_cluster_count_as_one_where_they_are_all_alike():
+    alone = np.array([1.0] * 60 + [0.0] * 40)
+    assert wilson_of_clusters(alone, range(100)) == pytest.approx(wilson(59, 99), abs=0.01)
+    repeated, clusters = np.repeat(alone, 5), np.repeat(np.arange(100), 5)
+    assert wilson_of_clusters(repeated, clusters) == wilson_of_clusters(alone, range(100))
+    assert wilson_of_clusters(repeated, range(500))[0] > wilson_of_clusters(repeated, clusters)[0]
+    assert wilson_of_clusters(np.ones(500), clusters) == wilson(100, 100)

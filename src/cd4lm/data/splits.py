@@ -10,6 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from cd4lm.config import require
+from cd4lm.data import gsm8k_numbers
+from cd4lm.data.gsm8k_numbers import NumbersWorld
 from cd4lm.data.rows import read_rows, text_of
 from cd4lm.data.tiny_task import DEFAULT, World, make_row
 
@@ -38,17 +40,21 @@ SOURCES = {
     "bs17k": Source(" ".join(BS17K), None, "question", "qwen7b_answer", 0.95, None),
 }
 TINY = "tiny"  # the embedded task, whose problems are generated
+NUMBERS = "gsm8k_numbers"  # GSM8K's questions with new numbers, from templates
 TINY_COUNTS = {"train": 4000, "validation": 500, "test": 2000}
 
 
 def revision_of(dataset: str, file: str | None) -> str:
-    """What pins the source: the hub's commit, or the SHA-256 of a local file; tiny is pinned by our own code.
+    """What pins the source: the hub's commit, or the SHA-256 of a local file; tiny is pinned by our own code,
+    gsm8k_numbers by the templates of the package.
 
     Several hub data sets have a commit each, in their order, separated by blanks.
     """
     if dataset == TINY:
         require(file is None, f"--source does not apply to {dataset}: its problems are generated")
         return "generated"
+    if dataset == NUMBERS and file is None:
+        file = str(gsm8k_numbers.FILE)
     if file is not None:
         require(not Path(file).is_dir(), f"source file {file} is a folder: pass one of its files")
         require(Path(file).is_file(), f"source file {file} does not exist: check --source")
@@ -91,12 +97,21 @@ def is_number(value) -> bool:
 
 
 def build_splits(
-    dataset: str, file: str | None, revision: str, max_samples: int | None, seed: int, world: World = DEFAULT
+    dataset: str,
+    file: str | None,
+    revision: str,
+    max_samples: int | None,
+    seed: int,
+    world: World | NumbersWorld = DEFAULT,
 ) -> dict[str, list[dict]]:
-    """The splits of a data set by name: shuffled with the seed and cut, or generated for the embedded task."""
+    """The splits of a data set by name: shuffled with the seed and cut, or generated (tiny, gsm8k_numbers)."""
     if dataset == TINY:
         counts = TINY_COUNTS | ({} if max_samples is None else {"train": max_samples})
         return {split: [make_row(split, i, seed, world) for i in range(count)] for split, count in counts.items()}
+    if dataset == NUMBERS:
+        counts = gsm8k_numbers.COUNTS | ({} if max_samples is None else {"train": max_samples})
+        questions = gsm8k_numbers.sourced(world, file)[1]
+        return {split: questions.rows(split, count, seed) for split, count in counts.items()}
     source = SOURCES[dataset]
     limit = source.default_samples if max_samples is None else max_samples
     rows = list(read_source(source, file, revision, limit))

@@ -1,7 +1,8 @@
-"""The word-level tokenizer of the embedded task, with LLaDA's special tokens and chat template."""
+"""The word-level tokenizer of the embedded task, and the special tokens and chat template, LLaDA's, of all of its kind."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
@@ -24,13 +25,19 @@ CHAT_TEMPLATE = (
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer that splits on spaces; a word it does not know becomes <unk>."""
+    return chat_tokenizer(vocabulary(), pre_tokenizers.WhitespaceSplit())
+
+
+def chat_tokenizer(words: Iterable[str], pre_tokenizer, decoder=None) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words with LLaDA's special tokens and chat template; without a decoder blanks join words."""
     from transformers import PreTrainedTokenizerFast  # seconds to import, which the names above need not wait for
 
     special = [END, START, EOT, MASK, HEADER_START, HEADER_END, UNKNOWN]
-    words = [*special, PARAGRAPH, "user", "assistant", "system", *vocabulary()]
-    model = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN)
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    known = dict.fromkeys([*special, PARAGRAPH, "user", "assistant", "system", *words])
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        tokenizer.decoder = decoder
     tokenizer.add_special_tokens(special)
     # An added token is found before the split on white space, which would swallow it.
     tokenizer.add_tokens([AddedToken(PARAGRAPH, normalized=False)])

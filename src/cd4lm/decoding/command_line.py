@@ -91,10 +91,11 @@ class Answerer:
         """Raise ValueError naming words outside a closed vocabulary."""
         tokenizer = self.tokenizer
         if tokenizer.unk_token_id is not None:
-            unknown = [w for w in text.split() if tokenizer.convert_tokens_to_ids(w) == tokenizer.unk_token_id]
+            ids = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in text.split()}
+            unknown = [word for word, found in ids.items() if tokenizer.unk_token_id in found]
             require(
                 not unknown,
-                f"this checkpoint does not know the words {', '.join(unknown)}; see src/cd4lm/data/tiny_task.py",
+                f"this checkpoint does not know the words {', '.join(unknown)}; those it knows are in its tokenizer.json",
             )
 
     def answers(self, prompts: Sequence, on_step: Callable | None = None) -> list:

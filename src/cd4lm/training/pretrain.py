@@ -1,4 +1,4 @@
-"""Train a masked diffusion teacher on the embedded task from nothing: the recipe of checkpoints/tiny_teacher.
+"""Train a masked diffusion teacher from nothing on problems made on the fly: the recipe of checkpoints/tiny_teacher.
 
     python -m cd4lm.training.pretrain configs/tiny_teacher.yaml [key=value ...]
 
@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from cd4lm.config import STRICT, Count, Positive, Share, command_line, dump, exit_with_message, load, require
+from cd4lm.data import gsm8k_numbers, tiny_task, tiny_tokenizer
 from cd4lm.data.examples import AnswerCollator, encode_answer, encode_prompt
-from cd4lm.data.tiny_task import World, make_row
-from cd4lm.data.tiny_tokenizer import build_tokenizer
+from cd4lm.data.gsm8k_numbers import NumbersWorld
+from cd4lm.data.tiny_task import World
 from cd4lm.decoding.options import DecodingOptions
 from cd4lm.diffusion.losses import masked_diffusion_loss
 from cd4lm.diffusion.masking import block_state_masks, uniform_count_masks
@@ -45,7 +46,8 @@ class ShapeConfig:
 class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
-    world: the dials of the embedded task. init_from: checkpoint whose weights to start from,
+    world: the dials of the embedded task. numbers: those of GSM8K's questions with new numbers, null trains on the
+    embedded task. init_from: checkpoint whose weights to start from,
     null for random ones. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
     recommend for decoding.
     """
@@ -55,6 +57,7 @@ class PretrainConfig:
     format: FormatConfig
     steps: Count
     world: World = field(default_factory=World)
+    numbers: NumbersWorld | None = None
     init_from: str | None = None
     batch_size: Count = 64
     muon_lr: Positive = 0.02
@@ -81,11 +84,13 @@ class EndlessTask(Dataset):
         return self.config.steps * self.config.batch_size
 
     def __getitem__(self, index: int) -> dict:
-        row = make_row("train", index, self.config.seed, self.config.world)
+        config = self.config
+        task, world = (gsm8k_numbers, config.numbers) if config.numbers is not None else (tiny_task, config.world)
+        row = task.make_row("train", index, config.seed, world)
         return {
             "example_id": index,
-            "prompt": encode_prompt(self.tokenizer, row["question"], self.config.format.prompt_template),
-            "answer": encode_answer(self.tokenizer, row["answer"], self.config.format),
+            "prompt": encode_prompt(self.tokenizer, row["question"], config.format.prompt_template),
+            "answer": encode_answer(self.tokenizer, row["answer"], config.format),
         }
 
 
@@ -176,7 +181,8 @@ def pretrain(config: PretrainConfig) -> None:
     if last:
         check_resume(config, output, free=("output_dir", "block_length"))
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
-    tokenizer = build_tokenizer()
+    numbers = config.numbers
+    tokenizer = tiny_tokenizer.build_tokenizer() if numbers is None else gsm8k_numbers.build_tokenizer(numbers)
     trainer = build_trainer(config, tokenizer, output)
     check_output(output, run_bytes(trainer.model.num_parameters()))
     dump(config, output / "config.yaml")

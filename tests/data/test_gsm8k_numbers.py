@@ -1,0 +1,269 @@
+"""GSM8K's questions with new numbers: exact answers, disjoint splits, sensible numbers, and a tokenizer that gives them back."""
+
+import hashlib
+import json
+import math
+import re
+from fractions import Fraction
+
+import pytest
+
+from cd4lm.config import ConfigError, build, load
+from cd4lm.data import gsm8k_numbers
+from cd4lm.data.arithmetic import Expression, NotArithmetic
+from cd4lm.data.gsm8k_numbers import SPLITS, NumbersWorld, build_tokenizer, make_row, pool, pool_of, read_templates
+from cd4lm.data.gsm8k_question import Question
+from cd4lm.data.gsm8k_templates import Unusable, original_check, template_of
+from cd4lm.data.number_words import article_of
+from cd4lm.data.rows import read_jsonl, write_jsonl
+from cd4lm.decoding.command_line import Answerer
+from cd4lm.decoding.options import DecodingOptions
+from cd4lm.model.tokenizer import JsonTokenizer
+from cd4lm.settings import ExperimentConfig
+from cd4lm.training.pretrain import PretrainConfig, pretrain
+from evaluation.metrics import gsm8k
+from scripts import held_out, prepare_data
+from scripts.run_experiment import check_experiment
+from tests.conftest import ROOT
+
+SMALL = NumbersWorld(templates=400, largest=99, steps=(2, 3))
+# The first row of GSM8K's training file.
+NATALIA = {
+    "question": "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips "
+    "did Natalia sell altogether in April and May?",
+    "answer": "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\n"
+    "Natalia sold 48+24 = <<48+24=72>>72 clips altogether in April and May.\n#### 72",
+}
+# Arithmetic that nothing but words stands before on its line, up to a whole result.
+EQUATION = re.compile(
+    r"^(?:[A-Za-z,:' ]+ )??(\d[-\d.()+*/ x]*[-+*/x][-\d.()+*/ x]*[\d)]) ?= ?(\d+)(?![\d.,]*[\d%])", re.MULTILINE
+)
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, list[dict]]:
+    return {split: [make_row(split, i, 5) for i in range(300)] for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A model of the small world after a few steps, which were interrupted once."""
+    folder = tmp_path_factory.mktemp("numbers") / "teacher"
+    settings = {
+        "output_dir": str(folder),
+        "numbers": {"templates": 400, "largest": 99, "steps": [2, 3]},
+        "steps": 3,
+        "batch_size": 4,
+        "warmup_steps": 1,
+        "save_every": 2,
+        "block_length": 32,
+        "shape": {"d_model": 32, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 32, "max_sequence_length": 384},
+        "format": {"answer_length": 128, "max_length": 384},
+    }
+    pretrain(build(PretrainConfig, settings))
+    return folder
+
+
+def values_of(row: dict) -> tuple[Question, dict[str, int]]:
+    """The question that a row's key names, and all its values."""
+    number, _, drawn = row["key"].partition(":")
+    question = {str(q.id): q for q in (*pool().known, *pool().unseen)}[number]
+    return question, question.solve({f"q{i}": int(n) for i, n in enumerate(drawn.split(","))})[0]
+
+
+def test_the_original_numbers_give_gsm8ks_own_text_and_label():
+    header, questions = read_templates()
+    assert header["usable"] == len(questions) > 1500 and "MIT" in header["licence"]
+    assert header["rows"] == 7473 == header["usable"] + sum(header["left_out"].values())
+    for question in questions:
+        text, answer = question.write(question.original)
+        assert original_check(text, answer) == question.check
+        assert question.fits({f"q{i}": n for i, n in enumerate(question.numbers)}) == question.original
+
+
+def test_recomputing_every_answer_gives_its_label_and_every_equation_in_it_holds(rows):
+    equations = 0
+    for row in (row for split in rows.values() for row in split):
+        question, values = values_of(row)
+        assert (row["question"], row["answer"]) == question.write(values)
+        assert gsm8k.gold(row) == values[f"r{len(question.steps) - 1}"]
+        for left, right in EQUATION.findall(row["answer"].replace("$", "")):
+            try:
+                value = Expression.parse(left.replace("x", "*").replace(" ", "")).values({})[-1]
+            except NotArithmetic:  # 8 12 ounce bottles
+                continue
+            assert value == Fraction(right), row
+            equations += 1
+    assert equations > 500
+
+
+def test_numbers_stay_near_the_originals_and_keep_their_order(rows):
+    for row in (row for split in rows.values() for row in split):
+        question, values = values_of(row)
+        own = question.original
+        asked = [f"q{i}" for i in range(len(question.numbers))]
+        for name in question.moving:
+            factor = 2 if name[0] == "q" else 4
+            assert type(values[name]) is int and 0 < values[name] <= 999
+            assert math.ceil(own[name] / factor) <= values[name] <= own[name] * factor
+            assert (values[name] == 1) == (own[name] == 1)
+        for a in asked:
+            for b in asked:
+                assert (values[a] < values[b]) == (own[a] < own[b])
+        for article, number in re.findall(r"\b([Aa]n?) \$?(\d+)\b(?![.,]\d)", row["question"]):
+            own_words = question.write(own)[0]
+            assert article.lower() == article_of(int(number)) or f"{article} {number}" in own_words
+
+
+def test_splits_share_no_instance_and_unseen_questions_none_at_all(rows):
+    texts = {split: {row["question"] for row in found} for split, found in rows.items()}
+    for split in SPLITS[1:]:
+        assert not texts["train"] & texts[split]
+    known, unseen = pool().known, pool().unseen
+    assert not {q.group for q in known} & {q.group for q in unseen}
+    assert {row["key"].partition(":")[0] for row in rows["questions"]} <= {str(q.id) for q in unseen}
+    assert 0.05 < len(unseen) / len(known) < 0.15
+
+
+def test_rows_never_change():
+    rows = [make_row(split, i) for split in SPLITS for i in range(10)]
+    assert rows == [make_row(split, i) for split in SPLITS for i in range(10)]
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12] == "8822a3c34d5a"
+    assert make_row("train", 0, seed=1) != make_row("train", 0)
+
+
+def test_a_row_becomes_a_template():
+    template = template_of(0, **NATALIA)
+    assert template.question.startswith("Natalia sold clips to {q0} of her friends")
+    assert template.answer.startswith("Natalia sold {q0}/2 = {r0} clips in May.\nNatalia sold {q0}+{r0} = {r1} clips")
+    assert (template.numbers, template.steps) == ((48,), ("q0/2", "q0+r0"))
+    assert template.answer.endswith("\n#### {r1}")
+
+
+@pytest.mark.parametrize(
+    "question,answer,reason",
+    [
+        ("Tom has 9 bags of 6 nuts.", "9*6 = 54 nuts.\n#### 54", "no arithmetic in brackets"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6=53>>53\n#### 53", "rounded or wrong"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6*31=1674>>1674\n#### 1674", "arithmetic is not explained"),
+        ("Tom has 9 nuts. 15 more come, then 6.", "<<15-9=6>>6\n<<6+6=12>>12\n#### 12", "could be two things"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54 in 17 minutes.\n#### 54", "text is not explained"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54 nuts for all twelve.\n#### 54", "number in words"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54kg.\n#### 54", "part of a word"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54.00\n#### 54", "plain whole number"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54 and 9+6 = 9.\n#### 54", "outside brackets"),
+        ("Tom has 9 nuts for 6 men.", "<<9/6=1.5>>1.5\n#### 1.5", "not whole"),
+        ("Tom left at 9:30 with 20% off.", "<<20/100=0.2>>0.2\n#### 0.2", "no number of the question can change"),
+        ("Tom has 9 bags of 6 nuts.", "<<9*6=54>>54\n#### 9", "last bracket is not the answer"),
+    ],
+)
+def test_a_row_that_is_not_certain_is_left_out_with_its_reason(question, answer, reason):
+    with pytest.raises(Unusable, match=reason):
+        template_of(0, question, answer)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["It lasts 3/4 of a week.", "It is 25% off.", "He is 5th.", "He left at 7:45.", "It was in May 2015.", "A week has 7 days.",
+     "A spider has 8 legs.", "He works 5 days a week and rests at the weekend.", "He paid with 3 $20 bills.", "In 1 hour he came."],
+)  # fmt: skip
+def test_what_is_no_plain_count_stays(sentence):
+    template = template_of(0, f"{sentence} Tom has 96 nuts and 37 pens.", "<<96+37=133>>133\n#### 133")
+    assert template.question.startswith(sentence) or sentence.startswith("He paid")
+    assert "$20 bills" in template.question or not sentence.startswith("He paid")
+
+
+def test_a_number_that_says_the_same_twice_stays():
+    question = "Tom has 9 bags, 9 boxes and 40 nuts. He eats 9 nuts."
+    template = template_of(0, question, "40 - 9 = <<40-9=31>>31\n#### 31")
+    assert template.question == question.replace("40", "{q0}") and template.steps == ("q0-9",)
+
+
+def test_dials():
+    easy = pool(SMALL)
+    assert len(easy.known) + len(easy.unseen) == 400
+    assert all(2 <= len(q.steps) <= 3 and q.largest <= 99 for q in easy.known)
+    for split in SPLITS:
+        for i in range(50):
+            assert max(map(int, make_row(split, i, world=SMALL)["key"].partition(":")[2].split(","))) <= 99
+    with pytest.raises(ConfigError, match="steps=\\[3, 2\\] must be in ascending order"):
+        build(NumbersWorld, {"steps": [3, 2]})
+    with pytest.raises(ValueError, match="templates=9000 but only"):
+        pool_of(read_templates()[1], NumbersWorld(templates=9000))
+
+
+@pytest.mark.parametrize("tokens", ["digits", "numbers"])
+def test_the_tokenizer_gives_every_text_back(tokens, tmp_path):
+    world = NumbersWorld(tokens=tokens)
+    build_tokenizer(world).save_pretrained(tmp_path)
+    tokenizer = JsonTokenizer(tmp_path, name="words")
+    for split in SPLITS:
+        for i in range(150):
+            row = make_row(split, i, 1, world)
+            for text in (row["question"], row["answer"]):
+                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+                assert tokenizer.unk_token_id not in ids
+                assert tokenizer.decode(ids) == text
+    number = tokenizer("He has 317 nuts", add_special_tokens=False)["input_ids"]
+    assert len(number) == (6 if tokens == "digits" else 4)
+
+
+def test_score_is_the_gsm8k_metric(rows):
+    for row in rows["questions"]:
+        answer = row["answer"]
+        wrong = answer.rpartition(" ")[0] + f" {int(answer.rpartition(' ')[2]) + 1}"
+        for response, right in ((answer, True), (wrong, False)):
+            assert gsm8k_numbers.score(row, response) is gsm8k.score(row, response) is right
+
+
+def test_prepared_files(tmp_path, run_main):
+    words = ("--dataset", "gsm8k_numbers", "--max_samples", 50, "--templates", 400, "--largest", 99, "--steps", 2, 3)
+    for name in ("a", "b"):
+        said, printed = run_main(prepare_data.main, *words, "--output_dir", tmp_path / name)
+        assert said is None and "50 train" in printed
+    first, second = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("a", "b"))
+    assert first == second
+    held = {split: read_jsonl(tmp_path / f"a/{split}.jsonl") for split in SPLITS}
+    assert {split: len(found) for split, found in held.items()} == first["counts"]
+    for split in SPLITS[1:]:
+        assert len({row["question"] for row in held[split]}) == len(held[split]) > 20
+    templates, instances = first["templates"], first["instances"]
+    assert templates["rows"] == templates["usable"] + sum(templates["left_out"].values())
+    assert templates["known"] == len(instances["known"]) and templates["unseen"] == len(instances["unseen"])
+    assert {row["key"].partition(":")[0] for row in held["train"]} <= instances["known"].keys()
+
+
+def test_a_source_file_is_read_and_what_is_left_out_counted(tmp_path):
+    rows = [NATALIA | {"question": NATALIA["question"].replace("Natalia", name)} for name in ("Natalia", "Ann")]
+    rows.append({"question": "Tom has 9 bags of 6 nuts.", "answer": "54\n#### 54"})
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    counts = gsm8k_numbers.write_templates(tmp_path / "t.gz", read_jsonl(tmp_path / "train.jsonl"), "train.jsonl")
+    assert counts["usable"] == 2 and counts["left_out"]["no arithmetic in brackets"] == 1
+    header, questions = read_templates(tmp_path / "t.gz")
+    assert header["rows"] == 3 and [q.group for q in questions] == [0, 0]
+    # Every even number from 24 to 96.
+    assert questions[0].instances() == 37
+
+
+def test_a_pretrained_model_resumes_is_evaluated_and_fits_the_main_job(teacher, tmp_path, run_main):
+    assert (teacher / "checkpoints/checkpoint-2").is_dir()
+    pretrain(load(PretrainConfig, teacher / "config.yaml"))  # resumes: its last checkpoint is of the last step
+    answerer = Answerer(teacher, DecodingOptions())
+    answerer.check_words(make_row("questions", 0, world=SMALL)["question"])
+    with pytest.raises(ValueError, match=r"does not know the words Zaphod, towels\?;"):
+        answerer.check_words("How many has Zaphod of 12 towels?")
+    words = ("--dataset", "gsm8k_numbers", "--max_samples", 5, "--templates", 400, "--largest", 99, "--steps", 2, 3)
+    assert run_main(prepare_data.main, *words, "--output_dir", tmp_path / "data")[0] is None
+    found = ("--model_path", teacher, "--data", tmp_path / "data", "--max_samples", 4, "--steps", 4)
+    said, printed = run_main(held_out.main, *found, "--json", "--output", tmp_path / "runs")
+    assert said is None
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [line["split"] for line in lines] == ["numbers", "questions"]
+    for line in lines:
+        assert line["accuracy_95"][0] <= line["accuracy"] <= line["accuracy_95"][1] and line["nfe"] <= 4
+        assert len(read_jsonl(tmp_path / "runs" / line["split"] / "documents.jsonl")) == 4
+    assert "no split test: choose of" in run_main(held_out.main, *found, "--splits", "test")[0]
+    config = ROOT / "configs/gsm8k_numbers.yaml"
+    check_experiment(load(ExperimentConfig, config, [f"teacher={teacher}", f"output_dir={tmp_path}/out"]))
+    with pytest.raises(ValueError, match="gsm8k_numbers does not exist"):
+        check_experiment(load(ExperimentConfig, config, ["teacher=checkpoints/teachers/none_of_gsm8k_numbers"]))
