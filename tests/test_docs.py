@@ -20,7 +20,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "evaluation/README.md", ROOT / "checkpoints/README.md"]
 )
 CONFIGS = {"scripts/study.py": StudyConfig, "cd4lm.training.pretrain": PretrainConfig}  # others take an experiment
-FOREIGN = {"pip", "pytest", "ruff", "apt"}  # programs that are not this repository's
+FOREIGN = {"pip", "pytest", "ruff", "apt", "vllm", "curl", "lm_eval"}  # programs that are not this repository's
 RECORDS = {"docs/results.md"}  # pages that name the commands of their day
 VARIABLE = re.compile(r"[A-Z_]+=")
 
@@ -55,22 +55,30 @@ def all_commands() -> list:
 
 def understood(program: str, words: list[str], module: bool) -> argparse.Namespace:
     """What a Python program's parser makes of its words; its work is not begun."""
-    parse = argparse.ArgumentParser.parse_known_args
+    outermost = [True]  # a parser's methods call each other; what the program called is the one that answers
 
-    def once(self, args=None, namespace=None):
-        found, rest = parse(self, args, namespace)
-        assert not rest, f"{program} does not know {rest}"
-        raise Understood(found)
+    def once(parse):
+        def call(self, *args, **how):
+            if not outermost[0]:
+                return parse(self, *args, **how)
+            outermost[0] = False
+            found = parse(self, *args, **how)
+            namespace, rest = found if isinstance(found, tuple) else (found, [])
+            assert not rest, f"{program} does not know {rest}"
+            raise Understood(namespace)
 
-    with (
-        mock.patch.object(argparse.ArgumentParser, "parse_known_args", once),
-        mock.patch.object(sys, "argv", [program, *words]),
-    ):
+        return call
+
+    names = ("parse_args", "parse_known_args", "parse_intermixed_args", "parse_known_intermixed_args")
+    patches = {name: once(vars(argparse.ArgumentParser)[name]) for name in names}
+    with mock.patch.multiple(argparse.ArgumentParser, **patches), mock.patch.object(sys, "argv", [program, *words]):
         try:
             runpy.run_module(program, run_name="__main__") if module else runpy.run_path(program, run_name="__main__")
         except Understood as end:
             return end.args[0]
         except SystemExit as stop:
+            if "is missing: pip install" in str(stop.code):
+                pytest.skip(str(stop.code))
             raise AssertionError(f"{program}: {stop.code}") from stop
     raise AssertionError(f"{program} never read its arguments")
 
@@ -78,7 +86,7 @@ def understood(program: str, words: list[str], module: bool) -> argparse.Namespa
 def check_python(words: list[str]) -> None:
     module = words[0] == "-m"
     program, rest = (words[1], words[2:]) if module else (words[0], words[1:])
-    if program in FOREIGN:
+    if program.partition(".")[0] in FOREIGN:
         return
     rest = [word for word in rest if word not in ("[--protocol", "published]")]
     found = understood(program, rest, module)
