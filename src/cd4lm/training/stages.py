@@ -88,7 +88,7 @@ class Board:
         return 0.0 if job is None else 1.0 if job.seconds else job.reader.share
 
     def seconds_left(self) -> float | None:
-        """From the work done in this session; None while there is too little of it to tell."""
+        """From the work done in this run; None while there is too little of it to tell."""
         new = {s.name: s.work * (1 - self.earlier(s)) for s in self.stages}
         done = sum(s.work * (self.share(s) - self.earlier(s)) for s in self.stages)
         everything = sum(new.values())
