@@ -13,7 +13,7 @@ from cd4lm.model.loading import load_for_inference
 from cd4lm.settings import ExperimentConfig
 from evaluation.compare import compare
 from evaluation.embedded import model_names
-from evaluation.html import html_page
+from evaluation.html_page import html_page
 from evaluation.report import equal_accuracy_note, family_table, interval, plot_frontier, reference_table, run_table
 from evaluation.run import Run
 from evaluation.trace_page import run_trace, trace_page

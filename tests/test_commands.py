@@ -48,7 +48,15 @@ def mini_config(folder):
 class TestGenerating:
     def test_fixed_and_dynamic_agree_with_each_other_and_the_counts_add_up(self):
         fixed = command("scripts/LLaDA_generate.py", "--model_path", TEACHER, "--prompt", QUESTION, "--json")
-        dynamic = command("scripts/LLaDA_generate_dynamic.py", "--model_path", TEACHER, "--prompt", QUESTION, "--json", "--packed_head")
+        dynamic = command(
+            "scripts/LLaDA_generate_dynamic.py",
+            "--model_path",
+            TEACHER,
+            "--prompt",
+            QUESTION,
+            "--json",
+            "--packed_head",
+        )
         assert fixed.returncode == 0 and dynamic.returncode == 0, fixed.stderr + dynamic.stderr
         one, cad = json.loads(fixed.stdout), json.loads(dynamic.stdout)
         for record in (one, cad):

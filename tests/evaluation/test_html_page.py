@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.html import html_page
+from evaluation.html_page import html_page
 from evaluation.trace_page import trace_page
 from tests.conftest import ROOT
 from tests.evaluation.test_trace_page import runs
