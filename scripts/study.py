@@ -9,27 +9,30 @@ most the cells that ran. A name is that of a file among the records, without .js
 """
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from run_experiment import make_student, prepare
 from tqdm import tqdm
 
-from cd4lm.config import TERMINATED, CommandParser, exit_with_message, load, require
+from cd4lm.config import TERMINATED, CommandParser, exit_with_message, load, one_line, require
 from cd4lm.io import provenance
+from cd4lm.workers import cpu_pool
 from evaluation.study import records
 from evaluation.study.settings import Cell, StudyConfig, words_of
-from evaluation.study.work import all_cells, lock, make_cell, work
+from evaluation.study.work import all_cells, make_cell
 
 ROOT = Path(__file__).resolve().parents[1]
-POLL = 2  # seconds
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}  # the order of sums depends on their number
+FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError)  # of one cell; the others go on
 
 
 def parse() -> argparse.Namespace:
@@ -39,7 +42,6 @@ def parse() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--cell", metavar="NAME", help="make one cell again and compare it with what is stored")
     what.add_argument("--report", action="store_true", help="write the page from what is stored")
-    what.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments, more = parser.parse_known_args()
     # argparse takes no positional words after an option; overrides may stand anywhere.
     require(
@@ -49,62 +51,72 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def train(study: StudyConfig, cell: Cell) -> None:
-    """Make a cell's student; what its run needs besides the weights is deleted."""
-    with lock(Path(study.output_dir) / "locks/prepare", wait=True):  # two cells may need the same data
-        prepare(words_of(study, cell))
+def stages(do: Callable[[list[str]], object], study: StudyConfig, cell: Cell) -> None:
+    """Do what an experiment does before measuring, for a cell."""
     try:
-        make_student(words_of(study, cell), cell.name)
+        do(words_of(study, cell))
     except SystemExit as error:
-        raise RuntimeError(f"training ended with status {error.code}") from error
+        raise RuntimeError(f"a stage ended with status {error.code}") from error
 
 
-def run_worker(study: StudyConfig) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    import torch
-
+def made(study: StudyConfig, cell: Cell) -> dict:
+    """The content of a cell's record, made by this process with one thread."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    failed = work(study, lambda cell: train(study, cell), lambda what: print(f"== {what}", flush=True))
-    sys.exit("\n".join(f"error: {cell.name}: {why}" for cell, why in failed.items()) or 0)
+    return make_cell(study, cell, lambda: stages(prepare if cell.seed is None else make_student, study, cell))
 
 
-def run_study(study: StudyConfig, words: list[str]) -> None:
-    """Everything that is missing, in worker processes, with one bar over all cells."""
-    logs = Path(study.output_dir) / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    for cell in all_cells(study)[0][: len(study.worlds)]:
-        with lock(Path(study.output_dir) / "locks/prepare", wait=True):
-            prepare(words_of(study, cell))
-    workers, files = [], []
-    for i in range(study.processes):
-        files.append(open(logs / f"worker-{i}.txt", "a"))  # noqa: SIM115, closed when the workers have ended
-        command = [sys.executable, __file__, *words, "--worker"]
-        workers.append(
-            subprocess.Popen(command, stdout=files[-1], stderr=subprocess.STDOUT, env=os.environ | ONE_THREAD)
-        )
-    try:
-        with tqdm(desc="study", unit="cell", smoothing=0.05) as bar:
-            ended = False
-            while not ended:
-                ended = all(
-                    worker.poll() is not None for worker in workers
-                )  # before counting, so that the last one counts
+def made_by_worker(study: StudyConfig, cell: Cell) -> None:
+    """Make a cell and store its record; what its stages say goes to a file of its own."""
+    log = log_of(study, cell)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    records.write(study, cell, made(study, cell))
+
+
+def log_of(study: StudyConfig, cell: Cell) -> Path:
+    return Path(study.output_dir) / "logs" / f"{cell.name}.txt"
+
+
+def run_study(study: StudyConfig) -> None:
+    """Everything that is missing, a cell per process, with one bar over all cells."""
+    torch.set_num_threads(1)  # the workers are forks, which other threads do not survive
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    failed: dict[Cell, str] = {}
+    running: dict[Future, Cell] = {}
+    with cpu_pool(study.processes) as pool, tqdm(desc="study", unit="cell", smoothing=0.05) as bar:
+        try:
+            while True:
                 cells, bar.total = all_cells(study)
-                stored = sum(records.read(study, cell) is not None for cell in cells)
-                if bar.n == 0:
-                    bar.initial = stored  # what was there before says nothing about the time left
-                bar.update(stored - bar.n)
-                time.sleep(0 if ended else POLL)
-    finally:
-        for worker, file in zip(workers, files, strict=True):
-            worker.terminate()
-            worker.wait()
-            file.close()
-    require(
-        all(worker.returncode == 0 for worker in workers),
-        f"some cells failed: see {logs}/worker-*.txt, mend what they name and give the same command again",
-    )
+                missing = [cell for cell in cells if records.read(study, cell) is None]
+                bar.initial = bar.initial or len(cells) - len(
+                    missing
+                )  # what was there says nothing about the time left
+                bar.update(len(cells) - len(missing) - bar.n)
+                for cell in [c for c in missing if c not in (*failed, *running.values())]:
+                    if len(running) == study.processes:
+                        break
+                    try:
+                        stages(prepare, study, cell)
+                        running[pool.submit(made_by_worker, study, cell)] = cell
+                    except FAILURES as error:
+                        failed[cell] = one_line(error)
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    cell, error = running.pop(future), future.exception()
+                    if isinstance(error, FAILURES) and not isinstance(error, BrokenExecutor):
+                        failed[cell] = f"{one_line(error)} (log: {log_of(study, cell)})"
+                    elif error is not None:
+                        raise error
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+    told = "\n".join(f"{cell.name}: {why}" for cell, why in failed.items())
+    require(not failed, f"these cells failed; mend what they name and give the same command again\n{told}")
 
 
 def rerun(study: StudyConfig, name: str) -> bool:
@@ -115,8 +127,7 @@ def rerun(study: StudyConfig, name: str) -> bool:
     require(stored is not None, f"{name} is not stored: run the study first")
     again = replace(study, output_dir=f"{study.output_dir}/again")
     shutil.rmtree(Path(again.output_dir) / name, ignore_errors=True)
-    made = make_cell(again, cells[name], lambda cell: train(again, cell), lambda what: print(f"== {what}", flush=True))
-    found = records.differences(stored.content, {"cell": name, **made})
+    found = records.differences(stored.content, {"cell": name, **made(again, cells[name])})
     where = stored.content["provenance"]["device"], provenance()["device"]
     print("\n".join(found) if found else f"{name}: trained and measured again, the same numbers in every measure")
     print(f"stored on {where[0]}, made again on {where[1]}" + ("" if where[0] == where[1] else ": digits may differ"))
@@ -126,15 +137,12 @@ def rerun(study: StudyConfig, name: str) -> bool:
 def main():
     os.chdir(ROOT)  # paths in configs are relative to the repository
     arguments = parse()
-    words = [arguments.config, *arguments.overrides]
-    study = load(StudyConfig, words[0], words[1:])
-    if arguments.worker:
-        return run_worker(study)
+    study = load(StudyConfig, arguments.config, arguments.overrides)
+    os.environ |= ONE_THREAD
     if arguments.cell is not None:
-        os.environ |= ONE_THREAD
         return sys.exit(0 if rerun(study, arguments.cell) else 1)
     if not arguments.report:
-        run_study(study, words)
+        run_study(study)
     from evaluation.study.page import write_page
 
     print(f"wrote {write_page(study, arguments.config)}")

@@ -1,17 +1,11 @@
-"""What is to be done of a study, in order, and how one cell is measured.
+"""What is to be done of a study, in order, and how one cell is measured."""
 
-Any number of processes work on one plan: each takes the next cell that is neither stored nor taken. A lock that the system
-gives back when its holder ends keeps two from the same cell.
-"""
-
-import fcntl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cd4lm.config import one_line, require
+from cd4lm.config import require
 from cd4lm.data import tiny_task
 from cd4lm.data.examples import end_ids
 from cd4lm.data.rows import read_jsonl
@@ -33,8 +27,6 @@ from evaluation.study.settings import (
     one_token_of,
     reported_of,
 )
-
-POLL = 2  # seconds
 
 
 def checkpoint_of(study: StudyConfig, cell: Cell) -> Path:
@@ -67,19 +59,6 @@ def all_cells(study: StudyConfig) -> tuple[list[Cell], int]:
     return cells, len(cells) + later
 
 
-@contextmanager
-def lock(file: Path, wait: bool) -> Iterator[bool]:
-    """Hold a lock file; whether it could be had. The system gives it back however the process ends."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
 def read_split(study: StudyConfig, cell: Cell, split: str, count: int) -> list[dict]:
     """The first so many problems of a cell's world. Raises ValueError if there are too few."""
     file = Path(experiment_of(study, cell).data.dir) / f"{split}.jsonl"
@@ -104,26 +83,29 @@ def to_judge(study: StudyConfig, cell: Cell, found: dict) -> list[str]:
     return sorted(chosen)
 
 
-def measure_cell(study: StudyConfig, cell: Cell, note: Callable[[str], None]) -> dict:
-    """A record's content: every decoder on validation; the chosen ones on test, and the mechanism, unless it is a trial."""
-    folder = checkpoint_of(study, cell)
-    subject, start = load_for_inference(folder), time.monotonic()
+def make_cell(study: StudyConfig, cell: Cell, train: Callable[[], None]) -> dict:
+    """A record's content: every decoder on validation; the chosen ones on test, and the mechanism, unless it is a trial.
+
+    train: makes the cell's student.
+    """
+    start = time.monotonic()
+    train()
+    folder, trained = checkpoint_of(study, cell), time.monotonic()
+    subject = load_for_inference(folder)
     found = {"weights": weights_fingerprint(folder), "validation": {}, "test": {}, "mechanism": None}
-    note("validation")
     rows = read_split(study, cell, "validation", study.validation)
     documents = measure_all(subject, decoders_of(study, cell), rows, study.batch_size)
     found["validation"] = {name: records.means(own) for name, own in documents.items()}
     if not is_trial(study, cell):
-        note("test")
         names = dict(zip(documents, decoders_of(study, cell), strict=True))
         rows_of_test = read_split(study, cell, "test", study.test)
         reported = measure_all(subject, reported_of(study), rows_of_test, study.batch_size)
         missing = [names[name] for name in to_judge(study, cell, found["validation"]) if name not in reported]
         documents = reported | measure_all(subject, missing, rows_of_test, study.batch_size)
         found |= {"test": {name: records.columns(own) for name, own in documents.items()}, "reported": list(reported)}
-        note("mechanism")
         found["mechanism"] = measure_mechanism(study, cell, subject, rows[: study.mechanism])
-    return found | {"measuring_seconds": round(time.monotonic() - start, 1)}
+    seconds = {"training_seconds": trained - start, "measuring_seconds": time.monotonic() - trained}
+    return found | {name: round(value, 1) for name, value in seconds.items()}
 
 
 def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list[dict]) -> dict:
@@ -137,38 +119,3 @@ def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list
     )
     one_token_each = replace(one_token_of(study), stop_at_eos=False)
     return mechanism(subject, teacher, rows, looked, one_token_each, study.batch_size)
-
-
-def make_cell(study: StudyConfig, cell: Cell, train: Callable[[Cell], None], note: Callable[[str], None]) -> dict:
-    """Train and measure a cell: a record's content."""
-    start = time.monotonic()
-    if cell.seed is not None:
-        note("training")
-        train(cell)
-    seconds = round(time.monotonic() - start, 1)
-    return measure_cell(study, cell, note) | {"training_seconds": seconds}
-
-
-def work(study: StudyConfig, train: Callable[[Cell], None], note: Callable[[str], None]) -> dict[Cell, str]:
-    """Finish cells until none is left; those that failed here, with why."""
-    locks, failed = Path(study.output_dir) / "locks", {}
-    while True:
-        cells, total = all_cells(study)
-        todo = [cell for cell in cells if records.read(study, cell) is None]
-        if not set(todo) - failed.keys() and (total == len(cells) or failed):
-            return failed
-        taken = False
-        for cell in todo:
-            if cell in failed:
-                continue
-            with lock(locks / cell.name.replace("/", "__"), wait=False) as mine:
-                if mine and records.read(study, cell) is None:
-                    taken = True
-                    try:
-                        content = make_cell(study, cell, train, lambda what, cell=cell: note(f"{cell.name}: {what}"))
-                        records.write(study, cell, content)
-                    except (ValueError, ArithmeticError, OSError, RuntimeError) as error:
-                        failed[cell] = one_line(error)
-                    break
-        if not taken:
-            time.sleep(POLL)  # all that is left is being done by others, or waits for what they do

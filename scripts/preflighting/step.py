@@ -102,21 +102,8 @@ def worst_batch(config: ExperimentConfig, trainer: StudentTrainer) -> dict[str, 
     rows = batch(model, B, L, prompt, torch.device("cpu"), **how)
     many = {name: rows[name][:1].expand(CANDIDATES, *rows[name].shape[1:]) for name in rows if name != "hidden"}
     many["example_id"] = torch.arange(CANDIDATES)
-    scored = positions(trainer, many)
+    scored = trainer.head_rows(many)
     return rows | {"example_id": scored.argsort(descending=True)[:B]}
-
-
-def positions(trainer: StudentTrainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Positions of each row whose logits the loss needs: (B,)."""
-    if hasattr(trainer, "dscd"):
-        return trainer.masks(inputs, trainer.state.global_step)[2].sum(dim=1)
-    states = trainer.states(inputs)
-    if hasattr(trainer, "cdlm"):
-        pair, noise = states
-        return (pair.committed | pair.remaining).sum(dim=1) + noise.sum(dim=1)
-    if hasattr(trainer, "tad"):
-        return (states.committed | states.remaining).sum(dim=1)
-    return (states[0] | states[1]).sum(dim=1)
 
 
 def micro_batches(trainer: StudentTrainer, model, rows: dict[str, torch.Tensor], count: int) -> None:

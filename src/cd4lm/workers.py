@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 
@@ -24,10 +26,20 @@ def cpu_pool(processes: int) -> ProcessPoolExecutor:
     whose threads a fork would lose.
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(processes, context, initializer=use_threads, initargs=(max(1, cores() // processes),))
+    return ProcessPoolExecutor(
+        processes, context, initializer=begin, initargs=(max(1, cores() // processes), os.getpid())
+    )
 
 
-def use_threads(count: int) -> None:
+def begin(threads: int, parent: int) -> None:
+    """Set a worker up. One whose parent was killed ends, where it would wait for work forever."""
     import torch
 
-    torch.set_num_threads(count)
+    torch.set_num_threads(threads)
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

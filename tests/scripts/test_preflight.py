@@ -82,7 +82,7 @@ def test_every_objective_with_its_largest_masks(world, objective, tmp_path):
     many = {name: rows[name][:1].expand(200, *rows[name].shape[1:]) for name in rows} | {
         "example_id": torch.arange(200)
     }
-    assert step.positions(trainer, rows).min() >= step.positions(trainer, many).max()
+    assert trainer.head_rows(rows).min() >= trainer.head_rows(many).max()
     found = step.predict(asked)
     assert found.peak > found.weights + found.optimizer > found.weights > 0 and found.flops > 0
     moments = sum(2 * local_bytes(p) for p in trainer.model.parameters() if p.requires_grad)

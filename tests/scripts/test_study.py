@@ -88,7 +88,7 @@ def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
 
     process = start(plan)
     text, _ = process.communicate()
-    assert process.returncode == 0, text + (plan.parent / "out/logs/worker-0.txt").read_text()[-3000:]
+    assert process.returncode == 0, text
     after, study = stamps(cells), load(StudyConfig, plan)
     assert before.items() <= after.items() and len(after) == 1 + 2 + 3  # nothing was made again
     assert "6/6" in text.replace(" ", "")

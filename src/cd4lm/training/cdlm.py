@@ -49,6 +49,10 @@ class CDLMTrainer(StudentTrainer):
         )
         return pair, uniform_count_masks(inputs["truth_answer"], row_keys(keys, 1))
 
+    def head_rows(self, inputs: dict) -> torch.Tensor:
+        pair, noise = self.states(inputs)
+        return (pair.committed | pair.remaining).sum(dim=1) + noise.sum(dim=1)
+
     def later_rows(self, model, inputs: dict, pair: TrajectoryPair) -> torch.Tensor | None:
         """Hidden states (|S|, d) of the student on y*, without a gradient: the target of the consistency loss."""
         if self.cdlm.consistency == 0:

@@ -49,6 +49,9 @@ class DSCDTrainer(StudentTrainer):
         )
         return student, teacher, student
 
+    def head_rows(self, inputs: dict) -> torch.Tensor:
+        return self.masks(inputs, self.state.global_step)[2].sum(dim=1)
+
     def consistency_at(self, teacher_masked: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
         """Where the KL is taken: bool (B, L) within `scored`."""
         return (

@@ -35,6 +35,10 @@ class DParallelTrainer(StudentTrainer):
         how = {"block_length": length, "ratio": ratio, "offset": self.block_offset(inputs, length)}
         return complementary_masks(inputs["answer"], keys, order=order, **how)
 
+    def head_rows(self, inputs: dict) -> torch.Tensor:
+        first, second, _ = self.states(inputs)
+        return (first | second).sum(dim=1)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         *halves, later = self.states(inputs)
         at = torch.cat(halves)  # (2B, L), the first state's rows and then the second's

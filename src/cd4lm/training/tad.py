@@ -36,6 +36,10 @@ class TADTrainer(StudentTrainer):
             remaining=pair.remaining & (self.tad.distillation > 0),
         )
 
+    def head_rows(self, inputs: dict) -> torch.Tensor:
+        pair = self.states(inputs)
+        return (pair.committed | pair.remaining).sum(dim=1)
+
     def losses(self, student: Rows, teacher: Rows | None, x0: torch.Tensor, pair: TrajectoryPair) -> torch.Tensor:
         """Cross-entropy and KL (2,) from the student's rows at U and S in order and the teacher's at S."""
         U, S = pair.committed, pair.remaining

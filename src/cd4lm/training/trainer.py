@@ -243,6 +243,10 @@ class StudentTrainer(RunTrainer):
         absolute = config.attention == "block_causal" and config.block_grid == "absolute"
         return inputs["prompt_length"] % block_length if absolute else 0
 
+    def head_rows(self, inputs: dict) -> torch.Tensor:
+        """At how many positions of each row (B,) the loss reads the head in a state."""
+        raise NotImplementedError
+
     def mask_step(self) -> int:
         """The step that masks are drawn for."""
         return self.state.global_step if self.model.training else EVALUATION_STEP
