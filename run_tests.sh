@@ -9,8 +9,8 @@ source scripts/setup_env.sh dev
 source scripts/setup_system.sh bubblewrap:bwrap chromium:chromium
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-# One thread each, the models are too small to gain from more; one worker more than cores, since some only wait.
-workers=$("$PYTHON" -c 'import os; print(min(os.cpu_count() or 1, 8) + 1)')
+# One thread each, the models are too small to gain from more; two workers per core, since many tests wait for processes.
+workers=$("$PYTHON" -c 'import os; print(2 * min(os.cpu_count() or 1, 8))')
 [[ "$*" != "-m gpu"* ]] || workers=0
 export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest --numprocesses "$workers" --dist loadscope --no-loadscope-reorder "$@"

@@ -14,25 +14,23 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+import time
 from dataclasses import replace
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
-from run_experiment import make_student, prepare
+from run_experiment import prepare
 from tqdm import tqdm
 
 from cd4lm.config import TERMINATED, CommandParser, exit_with_message, load, one_line, require
 from cd4lm.io import provenance
-from cd4lm.workers import cpu_pool
 from evaluation.study import records
-from evaluation.study.settings import Cell, StudyConfig, words_of
-from evaluation.study.work import all_cells, make_cell
+from evaluation.study.settings import Cell, StudyConfig, experiment_of, words_of
+from evaluation.study.work import all_cells, measure_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}  # the order of sums depends on their number
-FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError)  # of one cell; the others go on
 
 
 def parse() -> argparse.Namespace:
@@ -51,72 +49,79 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def stages(do: Callable[[list[str]], object], study: StudyConfig, cell: Cell) -> None:
-    """Do what an experiment does before measuring, for a cell."""
+def prepared(study: StudyConfig, cell: Cell) -> None:
+    """See to the data and the paths that a cell needs."""
     try:
-        do(words_of(study, cell))
+        prepare(words_of(study, cell))
     except SystemExit as error:
-        raise RuntimeError(f"a stage ended with status {error.code}") from error
+        raise RuntimeError(f"a stage before training ended with status {error.code}") from error
 
 
 def made(study: StudyConfig, cell: Cell) -> dict:
-    """The content of a cell's record, made by this process with one thread."""
+    """Train and measure a cell in this process with one thread: the content of its record."""
+    from cd4lm.training.train import train  # seconds, which a help text need not wait for
+
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    return make_cell(study, cell, lambda: stages(prepare if cell.seed is None else make_student, study, cell))
-
-
-def made_by_worker(study: StudyConfig, cell: Cell) -> None:
-    """Make a cell and store its record; what its stages say goes to a file of its own."""
-    log = log_of(study, cell)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    records.write(study, cell, made(study, cell))
+    config, start = experiment_of(study, cell), time.monotonic()
+    if cell.seed is not None and not (Path(config.output_dir) / "student").is_dir():
+        train(config)
+    return {"training_seconds": round(time.monotonic() - start, 1), **measure_cell(study, cell)}
 
 
 def log_of(study: StudyConfig, cell: Cell) -> Path:
     return Path(study.output_dir) / "logs" / f"{cell.name}.txt"
 
 
+def finish(study: StudyConfig, cell: Cell) -> None:
+    """Make a cell and store its record, as a process whose output is the cell's log."""
+    log = log_of(study, cell)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    exit_with_message(lambda: records.write(study, cell, made(study, cell)))
+
+
 def run_study(study: StudyConfig) -> None:
-    """Everything that is missing, a cell per process, with one bar over all cells."""
-    torch.set_num_threads(1)  # the workers are forks, which other threads do not survive
+    """Everything that is missing, each cell in a process of its own, with one bar over all of them."""
+    import cd4lm.training.train  # noqa: F401, before the forks, which are spared it
+
+    torch.set_num_threads(1)  # other threads do not survive a fork, of which every cell is one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    failed: dict[Cell, str] = {}
-    running: dict[Future, Cell] = {}
-    with cpu_pool(study.processes) as pool, tqdm(desc="study", unit="cell", smoothing=0.05) as bar:
+    fork, running, failed = multiprocessing.get_context("fork"), {}, {}
+    with tqdm(desc="study", unit="cell", smoothing=0.05) as bar:
         try:
             while True:
                 cells, bar.total = all_cells(study)
                 missing = [cell for cell in cells if records.read(study, cell) is None]
-                bar.initial = bar.initial or len(cells) - len(
-                    missing
-                )  # what was there says nothing about the time left
+                if not bar.n:
+                    bar.initial = len(cells) - len(missing)  # what was there before says nothing about the time left
                 bar.update(len(cells) - len(missing) - bar.n)
-                for cell in [c for c in missing if c not in (*failed, *running.values())]:
-                    if len(running) == study.processes:
-                        break
+                waiting = [cell for cell in missing if cell not in running.values() and cell not in failed]
+                if waiting and len(running) < study.processes:
                     try:
-                        stages(prepare, study, cell)
-                        running[pool.submit(made_by_worker, study, cell)] = cell
-                    except FAILURES as error:
-                        failed[cell] = one_line(error)
-                if not running:
+                        prepared(study, waiting[0])
+                    except (ValueError, OSError, RuntimeError) as error:
+                        failed[waiting[0]] = one_line(error)
+                        continue
+                    process = fork.Process(target=finish, args=(study, waiting[0]))
+                    process.start()
+                    running[process] = waiting[0]
+                elif running:
+                    wait([process.sentinel for process in running])
+                    for process in [p for p in running if p.exitcode is not None]:
+                        cell = running.pop(process)
+                        if process.exitcode:
+                            failed[cell] = f"ended with status {process.exitcode}, see {log_of(study, cell)}"
+                else:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    cell, error = running.pop(future), future.exception()
-                    if isinstance(error, FAILURES) and not isinstance(error, BrokenExecutor):
-                        failed[cell] = f"{one_line(error)} (log: {log_of(study, cell)})"
-                    elif error is not None:
-                        raise error
-        except BaseException:
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
-    told = "\n".join(f"{cell.name}: {why}" for cell, why in failed.items())
-    require(not failed, f"these cells failed; mend what they name and give the same command again\n{told}")
+        finally:
+            for process in running:
+                process.terminate()
+                process.join()
+    told = "; ".join(f"{cell.name}: {why}" for cell, why in failed.items())
+    require(not failed, f"{len(failed)} cells failed. Mend this and give the same command again: {told}")
 
 
 def rerun(study: StudyConfig, name: str) -> bool:
@@ -127,6 +132,7 @@ def rerun(study: StudyConfig, name: str) -> bool:
     require(stored is not None, f"{name} is not stored: run the study first")
     again = replace(study, output_dir=f"{study.output_dir}/again")
     shutil.rmtree(Path(again.output_dir) / name, ignore_errors=True)
+    prepared(again, cells[name])
     found = records.differences(stored.content, {"cell": name, **made(again, cells[name])})
     where = stored.content["provenance"]["device"], provenance()["device"]
     print("\n".join(found) if found else f"{name}: trained and measured again, the same numbers in every measure")
@@ -138,7 +144,7 @@ def main():
     os.chdir(ROOT)  # paths in configs are relative to the repository
     arguments = parse()
     study = load(StudyConfig, arguments.config, arguments.overrides)
-    os.environ |= ONE_THREAD
+    os.environ.update(ONE_THREAD)
     if arguments.cell is not None:
         return sys.exit(0 if rerun(study, arguments.cell) else 1)
     if not arguments.report:

@@ -1,7 +1,6 @@
 """What is to be done of a study, in order, and how one cell is measured."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,14 +82,9 @@ def to_judge(study: StudyConfig, cell: Cell, found: dict) -> list[str]:
     return sorted(chosen)
 
 
-def make_cell(study: StudyConfig, cell: Cell, train: Callable[[], None]) -> dict:
-    """A record's content: every decoder on validation; the chosen ones on test, and the mechanism, unless it is a trial.
-
-    train: makes the cell's student.
-    """
-    start = time.monotonic()
-    train()
-    folder, trained = checkpoint_of(study, cell), time.monotonic()
+def measure_cell(study: StudyConfig, cell: Cell) -> dict:
+    """A record's content: every decoder on validation; the chosen ones on test, and the mechanism, unless it is a trial."""
+    folder, start = checkpoint_of(study, cell), time.monotonic()
     subject = load_for_inference(folder)
     found = {"weights": weights_fingerprint(folder), "validation": {}, "test": {}, "mechanism": None}
     rows = read_split(study, cell, "validation", study.validation)
@@ -104,8 +98,7 @@ def make_cell(study: StudyConfig, cell: Cell, train: Callable[[], None]) -> dict
         documents = reported | measure_all(subject, missing, rows_of_test, study.batch_size)
         found |= {"test": {name: records.columns(own) for name, own in documents.items()}, "reported": list(reported)}
         found["mechanism"] = measure_mechanism(study, cell, subject, rows[: study.mechanism])
-    seconds = {"training_seconds": trained - start, "measuring_seconds": time.monotonic() - trained}
-    return found | {name: round(value, 1) for name, value in seconds.items()}
+    return found | {"measuring_seconds": round(time.monotonic() - start, 1)}
 
 
 def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list[dict]) -> dict:

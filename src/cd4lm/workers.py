@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import sys
-import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 
 
@@ -26,20 +24,10 @@ def cpu_pool(processes: int) -> ProcessPoolExecutor:
     whose threads a fork would lose.
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(
-        processes, context, initializer=begin, initargs=(max(1, cores() // processes), os.getpid())
-    )
+    return ProcessPoolExecutor(processes, context, initializer=use_threads, initargs=(max(1, cores() // processes),))
 
 
-def begin(threads: int, parent: int) -> None:
-    """Set a worker up. One whose parent was killed ends, where it would wait for work forever."""
+def use_threads(count: int) -> None:
     import torch
 
-    torch.set_num_threads(threads)
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-
-
-def end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    torch.set_num_threads(count)
