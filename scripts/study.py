@@ -23,30 +23,22 @@ import torch
 from run_experiment import prepare
 from tqdm import tqdm
 
-from cd4lm.config import TERMINATED, CommandParser, exit_with_message, load, one_line, require
-from cd4lm.io import provenance
+from cd4lm.config import TERMINATED, CommandParser, add_config, exit_with_message, load, one_line, require
+from cd4lm.io import ROOT, provenance
 from evaluation.study import records
 from evaluation.study.settings import Cell, StudyConfig, experiment_of, words_of
 from evaluation.study.work import all_cells, measure_cell
 
-ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}  # the order of sums depends on their number
 
 
 def parse() -> argparse.Namespace:
     parser = CommandParser(__doc__)
-    parser.add_argument("config", help="YAML file, for instance configs/evidence.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    add_config(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--cell", metavar="NAME", help="make one cell again and compare it with what is stored")
     what.add_argument("--report", action="store_true", help="write the page from what is stored")
-    arguments, more = parser.parse_known_args()
-    # argparse takes no positional words after an option; overrides may stand anywhere.
-    require(
-        all("=" in word and not word.startswith("-") for word in more), f"{more} is no setting of the form key=value"
-    )
-    arguments.overrides += more
-    return arguments
+    return parser.parse_intermixed_args()
 
 
 def prepared(study: StudyConfig, cell: Cell) -> None:

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items):
-    """Whole runs first, so that no worker is left alone with one of them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Whole runs first and then training, whose files are long, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "training" not in item.nodeid))
 
 
 @pytest.fixture(autouse=True)

@@ -282,13 +282,13 @@ class TestExperiment:
 
 
 class TestCDLM:
-    """Paths, a block-causal student, DSCD beside it and under its mask, and one report of all."""
+    """Paths, a block-causal student, DSCD under its mask, and one report of both."""
 
     @pytest.fixture(scope="class")
     def finished(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp("cdlm")
         words = (
-            "also={dscd: [cdlm=null, block_causal=null], combination: [cdlm=null]}",
+            "also={combination: [cdlm=null]}",
             "block_causal={block_length: 10}",
             f"trajectories={{dir: {folder}/paths, temperatures: [0.0], block_length: 10, rows: 24, shard_rows: 10}}",
             "cdlm={}",
@@ -305,7 +305,7 @@ class TestCDLM:
 
     def test_every_student_with_and_without_the_cache(self, finished):
         compared = json.loads((finished / "out/comparison.json").read_text())
-        assert models(compared) == {"teacher": 4, "CDLM student": 8, "DSCD student": 4, "combination": 8}
+        assert models(compared) == {"teacher": 4, "CDLM student": 8, "combination": 8}
         assert len(compared["exact_caches"]) == 8 and all(pair["same"] for pair in compared["exact_caches"])
         report = (finished / "out/report.md").read_text()
         for words in (

@@ -3,7 +3,6 @@
 Letters: S seeds, N test problems.
 """
 
-import math
 from dataclasses import asdict
 
 import numpy as np
@@ -12,7 +11,7 @@ from evaluation.intervals import Interval, area_under_roc, holm, over_seeds
 from evaluation.study import records
 from evaluation.study.choice import Terms, choice, chosen, terms_of, trials
 from evaluation.study.records import Record
-from evaluation.study.settings import TEACHER, Cell, Contrast, StudyConfig, arms_of
+from evaluation.study.settings import TEACHER, Cell, Contrast, StudyConfig
 from evaluation.study.work import cells_to_judge, read_split
 
 LEAST_SEEDS = 5  # for a verdict
@@ -46,16 +45,14 @@ class Analysis:
         self.records: dict[tuple[str, str], list[Record]] = {}
         for world in self.terms:
             self.records[world, TEACHER] = [records.read(study, Cell(world))]
-            for arm in arms_of(study, world):
+            for arm in (arm for of, arm in study.pairs() if of == world):
                 cells = cells_to_judge(study, world, arm) or []
                 found = [record for cell in cells if (record := records.read(study, cell)) is not None]
                 if found:
                     self.records[world, arm] = found
-        self.keys = {world: self.keys_of(world) for world in self.terms}
-
-    def keys_of(self, world: str) -> np.ndarray:
-        """The arithmetic key of every test problem, (N,)."""
-        return np.array([row["key"] for row in read_split(self.study, Cell(world), "test", self.study.test)])
+        # The arithmetic key of every test problem, (N,).
+        rows = {world: read_split(study, Cell(world), "test", study.test) for world in self.terms}
+        self.keys = {world: np.array([row["key"] for row in own]) for world, own in rows.items()}
 
     def columns(self, world: str, arm: str, measure: str, seeds: list[int] | None = None) -> list[np.ndarray] | None:
         """Right and NFE (S, N) each of an arm's seeds under a measure's choice; None where a seed has no choice."""
@@ -147,12 +144,3 @@ class Analysis:
             "contrasts": self.contrasts(),
             "tuning": self.tuning(),
         }
-
-
-def entropy_of_answers(rows: list[dict], wordings: int) -> float:
-    """Bits of the answers given their questions, in the mean: of each step its wording and the order of its operands."""
-    if wordings == 1:
-        return 0.0
-    steps = [[op for op in row["key"] if op in "+-*"] for row in rows]
-    bits = [len(ops) * math.log2(wordings) + sum(op != "-" for op in ops) for ops in steps]
-    return sum(bits) / len(bits)

@@ -55,19 +55,11 @@ The trial that the plan's rule chose is marked; all others stand below it.
 
 ## How it was measured
 
-{method}
-
-## The plan and its changes
-
-`{plan}`, SHA-256 `{digest}`. Every change of it since it was first committed, from git:
-
-{history}
-"""
-METHOD = """- Decoders ({decoders}) are chosen on {validation} validation problems for each student by itself and judged on {test} test
-  problems whose arithmetic occurs in neither training nor validation; a teacher has one token per step besides. Two neighbours on the envelope may be mixed, which is
-  a decoder that flips a biased coin. The target of a world is its teacher's validation accuracy at one token per step less
-  {margin:g} point(s); its budget {share:g} times the forward passes that the teacher's envelope needs for it, but
-  no fewer than its cheapest decoder takes.
+- Decoders ({decoders}) are chosen on {validation} validation problems for each student by itself and judged on {test} test
+  problems whose arithmetic occurs in neither training nor validation; a teacher has one token per step besides. Two neighbours
+  on the envelope may be mixed, which is a decoder that flips a biased coin. The target of a world is its teacher's validation
+  accuracy at one token per step less {margin:g} point(s); its budget {share:g} times the forward passes that the teacher's
+  envelope needs for it, but no fewer than its cheapest decoder takes.
 - Learning rate and length were chosen for every arm in every world from the same grid, on validation, with a seed of its own
   and those of the decoders that `tuning.decoders` names.
 - Seeds are the unit: the variance of a difference is that between seeds plus that between clusters of problems of one
@@ -76,27 +68,29 @@ METHOD = """- Decoders ({decoders}) are chosen on {validation} validation proble
 - NFE and tokens are counted up to the first EOS. Every model runs through the same decode loop.
 - Made on: {devices}. The last digits of a student move with the processor, so `--cell` repeats a cell to the digit on the
   machine that made it, and close to it elsewhere.
-- Records of every cell: `{records}`; `python scripts/study.py {plan} --cell NAME` makes one again."""
+- Records of every cell: `{records}`; `python scripts/study.py {plan} --cell NAME` makes one again.
+
+## The plan and its changes
+
+`{plan}`, SHA-256 `{digest}`. Every change of it since it was first committed, from git:
+
+{history}
+"""
 
 
 def history_of(plan: str) -> str:
     """Every commit that changed the plan, oldest first, and what it changed after the first."""
-    words = ["git", "log", "--follow", "--reverse", "--format=%h %cs %s", "-p", "--unified=0", "--", plan]
+    words = ["git", "log", "--follow", "--reverse", "--format=%x00%h %cs %s", "-p", "--unified=0", "--", plan]
     try:
         said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "not known: this is no git checkout"
-    entries, first = [], True
-    for line in said.splitlines():
-        if (
-            line[:1] not in ("+", "-", "@")
-            and line
-            and not line.startswith(("diff ", "index ", "new ", "similarity ", "rename "))
-        ):
-            first = not entries
-            entries.append(f"- {line}" + (" (first version)" if first else ""))
-        elif line[:1] in ("+", "-") and not line.startswith(("+++", "---")) and not first:
-            entries.append(f"  - `{line[:160].replace('`', chr(39))}`")
+    entries = []
+    for i, commit in enumerate(said.split("\0")[1:]):
+        head, *diff = commit.splitlines()
+        entries.append(f"- {head}" + ("" if i else " (first version)"))
+        lines = [line for line in diff if line[:1] in ("+", "-") and line[:3] not in ("+++", "---")]
+        entries += [f"  - `{line[:160].replace('`', chr(39))}`" for line in lines if i]
     return "\n".join(entries) or "not committed yet"
 
 
@@ -130,16 +124,6 @@ def text_of(study: StudyConfig, plan: str, analysis: Analysis, found: dict) -> s
         for world, (bits, wrong) in plots.dials(analysis).items()
     ]
     devices = {r.content["provenance"]["device"] for own in analysis.records.values() for r in own}
-    method = METHOD.format(
-        decoders=", ".join(next(iter(analysis.records.values()))[0].validation),
-        validation=study.validation,
-        test=study.test,
-        margin=100 * study.margin,
-        share=study.budget_share,
-        devices="; ".join(sorted(devices)),
-        records=study.records,
-        plan=plan,
-    )
     findings = Path(study.findings).read_text() if study.findings else "*No findings are written yet.*"
     return PAGE.format(
         state=state,
@@ -151,7 +135,13 @@ def text_of(study: StudyConfig, plan: str, analysis: Analysis, found: dict) -> s
         mechanism=tables.mechanism_table(study, found["arms"]),
         worlds=tables.world_table(worlds),
         tuning=tables.tuning_table(found["tuning"]),
-        method=method,
+        decoders=", ".join(next(iter(analysis.records.values()))[0].validation),
+        validation=study.validation,
+        test=study.test,
+        margin=100 * study.margin,
+        share=study.budget_share,
+        devices="; ".join(sorted(devices)),
+        records=study.records,
         plan=plan,
         digest=hashlib.sha256((ROOT / plan).read_bytes()).hexdigest(),
         history=history_of(plan),

@@ -1,5 +1,6 @@
 """The five plots of the page."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -8,8 +9,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from cd4lm.data.tiny_task import answer_bits
 from evaluation.envelope import hull
-from evaluation.study.analysis import Analysis, entropy_of_answers
+from evaluation.study.analysis import Analysis
 from evaluation.study.choice import one_token
 from evaluation.study.settings import TEACHER, Cell, experiment_of
 from evaluation.study.work import read_split
@@ -35,7 +37,8 @@ def dials(analysis: Analysis) -> dict[str, tuple[float, float]]:
         wordings = experiment_of(analysis.study, Cell(world)).data.world.wordings
         rows = read_split(analysis.study, Cell(world), "test", analysis.study.test)
         teacher = analysis.records[world, TEACHER][0]
-        found[world] = entropy_of_answers(rows, wordings), 100 * (1 - teacher.right(one_token(analysis.study)).mean())
+        bits = np.mean([answer_bits(row["key"], wordings) for row in rows])
+        found[world] = float(bits), 100 * (1 - teacher.right(one_token(analysis.study)).mean())
     return found
 
 
@@ -109,43 +112,44 @@ def plot_mechanism(rows: list[dict], study, path: Path) -> None:
     save(figure, path)
 
 
-def plot_calibration(analysis: Analysis, world: str, path: Path) -> None:
-    """Share of right answers by the least confidence of their tokens, of the arms with several seeds in one world."""
-    figure, axes = plt.subplots(figsize=(6.5, 4))
-    edges = np.linspace(0, 1, 6)
-    for (of, arm), found in analysis.records.items():
-        if of != world or (arm != TEACHER and len(found) < 2):
-            continue
-        own = [r.content["mechanism"]["calibration"] for r in found]
-        confidence = np.concatenate([c["least_confidence"] for c in own])
-        right = np.concatenate([c["right"] for c in own])
-        place = np.clip(np.digitize(confidence, edges) - 1, 0, 4)
-        bins = [b for b in range(5) if (place == b).sum() >= 5]
-        points = [(confidence[place == b].mean(), 100 * right[place == b].mean()) for b in bins]
-        if points:
-            axes.plot(
-                *zip(*points, strict=True), "o-", ms=4, color=colour(analysis, arm), label=analysis.study.label(arm)
-            )
-    axes.set_xlabel("least confidence with which a token of the answer was committed")
-    axes.set_ylabel("right answers, %")
-    axes.set_title(f"{world}, CAD {analysis.study.mechanism_threshold:g}, validation problems", fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    save(figure, path)
-
-
-def plot_nfe(analysis: Analysis, world: str, path: Path) -> None:
-    """Histogram of forward passes per validation answer with CAD at the mechanism's threshold."""
-    figure, axes = plt.subplots(figsize=(6.5, 4))
-    bins = np.arange(0, analysis.study.gen_length + 2, 2)
+def of_seeds(analysis: Analysis, world: str) -> Iterator[tuple[dict, dict]]:
+    """The teacher of a world and its arms with several seeds: what mechanism.py found of all seeds, and how to draw it."""
     for (of, arm), found in analysis.records.items():
         if of == world and (arm == TEACHER or len(found) > 1):
-            values = np.concatenate([r.content["mechanism"]["calibration"]["nfe"] for r in found])
-            shares = np.histogram(values, bins)[0] / len(values)
-            axes.stairs(100 * shares, bins, color=colour(analysis, arm), label=analysis.study.label(arm))
-    axes.set_xlabel(f"forward passes per answer, CAD {analysis.study.mechanism_threshold:g}")
-    axes.set_ylabel("answers, %")
+            own = [r.content["mechanism"]["calibration"] for r in found]
+            how = {"color": colour(analysis, arm), "label": analysis.study.label(arm)}
+            yield {name: np.concatenate([c[name] for c in own]) for name in own[0]}, how
+
+
+def finish(figure, axes, world: str, path: Path) -> None:
     axes.set_title(f"{world}, validation problems", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     save(figure, path)
+
+
+def plot_calibration(analysis: Analysis, world: str, path: Path) -> None:
+    """Share of right answers by the least confidence of their tokens, of the arms with several seeds in one world."""
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    for found, how in of_seeds(analysis, world):
+        confidence = found["least_confidence"]
+        place = np.clip(np.digitize(confidence, np.linspace(0, 1, 6)) - 1, 0, 4)
+        bins = [place == b for b in range(5) if (place == b).sum() >= 5]
+        axes.plot(
+            [confidence[b].mean() for b in bins], [100 * found["right"][b].mean() for b in bins], "o-", ms=4, **how
+        )
+    threshold = f"CAD {analysis.study.mechanism_threshold:g}"
+    axes.set_xlabel(f"least confidence with which a token of the answer was committed, {threshold}")
+    axes.set_ylabel("right answers, %")
+    finish(figure, axes, world, path)
+
+
+def plot_nfe(analysis: Analysis, world: str, path: Path) -> None:
+    """Histogram of forward passes per answer with CAD at the mechanism's threshold."""
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    bins = np.arange(0, analysis.study.gen_length + 2, 2)
+    for found, how in of_seeds(analysis, world):
+        axes.stairs(100 * np.histogram(found["nfe"], bins)[0] / len(found["nfe"]), bins, **how)
+    axes.set_xlabel(f"forward passes per answer, CAD {analysis.study.mechanism_threshold:g}")
+    axes.set_ylabel("answers, %")
+    finish(figure, axes, world, path)

@@ -16,8 +16,6 @@ from cd4lm.io import fingerprint, weights_fingerprint
 from cd4lm.settings import ExperimentConfig
 
 TEACHER = "teacher"
-# What a cell says of itself to run_experiment and what no number depends on.
-APART = ("output_dir", "evaluate", "also")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -173,11 +171,8 @@ def tree_of(study: StudyConfig, cell: Cell) -> dict:
     tree = read_tree(Path(study.experiment))
     words = [*study.base, *study.worlds[cell.world], *study.arms.get(cell.arm, ())]
     if cell.seed is not None:
-        words += [
-            f"train.learning_rate={cell.learning_rate}",
-            f"train.max_steps={cell.steps}",
-            f"train.seed={cell.seed}",
-        ]
+        own = {"learning_rate": cell.learning_rate, "max_steps": cell.steps, "seed": cell.seed}
+        words += [f"train.{name}={value}" for name, value in own.items()]
     for word in words:
         apply_override(tree, word.replace("{world}", cell.world))
     return merged(tree, {"output_dir": f"{study.output_dir}/{cell.name}", "evaluate": None, "also": {}})
@@ -194,7 +189,9 @@ def teacher_fingerprint(folder: str) -> str:
 
 def mark_of(study: StudyConfig, cell: Cell) -> str:
     """Of everything in the plan that a cell's record depends on; a record with another mark is made again."""
-    tree = {name: value for name, value in tree_of(study, cell).items() if name not in APART}
+    tree = tree_of(study, cell)
+    for name in ("output_dir", "evaluate", "also"):  # what no number depends on
+        del tree[name]
     names = ["gen_length", "block_length", "validation"]
     decoders = [decoders_of(study, cell)]
     if not is_trial(study, cell):  # what is measured on test hangs on what validation chooses
@@ -230,13 +227,3 @@ def decoders_of(study: StudyConfig, cell: Cell) -> list[DecodingOptions]:
     own = study.tuning.decoders if is_trial(study, cell) else ()
     found = shaped(study, own or study.decoders)
     return found if cell.arm != TEACHER else [one_token_of(study), *found]
-
-
-def reported_of(study: StudyConfig) -> list[DecodingOptions]:
-    """The decoders that are measured on test whatever is chosen."""
-    return shaped(study, study.reported)
-
-
-def arms_of(study: StudyConfig, world: str) -> list[str]:
-    """The arms that are crossed with a world."""
-    return [arm for w, arm in study.pairs() if w == world]

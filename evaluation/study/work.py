@@ -12,9 +12,9 @@ from cd4lm.decoding import DecodingOptions
 from cd4lm.io import weights_fingerprint
 from cd4lm.model.loading import load_for_inference
 from evaluation.measure import measure
+from evaluation.mechanism import mechanism
 from evaluation.study import records
 from evaluation.study.choice import choice, chosen, one_token, terms_from, terms_of
-from evaluation.study.mechanism import mechanism
 from evaluation.study.settings import (
     TEACHER,
     Cell,
@@ -24,7 +24,7 @@ from evaluation.study.settings import (
     grid_of,
     is_trial,
     one_token_of,
-    reported_of,
+    shaped,
 )
 
 
@@ -93,7 +93,7 @@ def measure_cell(study: StudyConfig, cell: Cell) -> dict:
     if not is_trial(study, cell):
         names = dict(zip(documents, decoders_of(study, cell), strict=True))
         rows_of_test = read_split(study, cell, "test", study.test)
-        reported = measure_all(subject, reported_of(study), rows_of_test, study.batch_size)
+        reported = measure_all(subject, shaped(study, study.reported), rows_of_test, study.batch_size)
         missing = [names[name] for name in to_judge(study, cell, found["validation"]) if name not in reported]
         documents = reported | measure_all(subject, missing, rows_of_test, study.batch_size)
         found |= {"test": {name: records.columns(own) for name, own in documents.items()}, "reported": list(reported)}
@@ -104,11 +104,7 @@ def measure_cell(study: StudyConfig, cell: Cell) -> dict:
 def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list[dict]) -> dict:
     """What mechanism.py measures of a cell's model on validation problems."""
     teacher = load_for_inference(experiment_of(study, cell).teacher)
-    looked = DecodingOptions(
-        confidence_threshold=study.mechanism_threshold,
-        gen_length=study.gen_length,
-        block_length=study.block_length,
-        stop_at_eos=True,
-    )
     one_token_each = replace(one_token_of(study), stop_at_eos=False)
-    return mechanism(subject, teacher, rows, looked, one_token_each, study.batch_size)
+    changes = {"steps": None, "confidence_threshold": study.mechanism_threshold, "stop_at_eos": True}
+    looked = replace(one_token_each, **changes)
+    return mechanism(subject, teacher, rows, looked, one_token_each, study.batch_size, tiny_task.score)

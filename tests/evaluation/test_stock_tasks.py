@@ -260,7 +260,12 @@ class TestRuns:
 
     def test_a_script_runs_the_fields_protocol_with_any_decoder(self, world):
         places = {"MODEL_PATH": world / "model", "DATA_DIR": world / "data", "OUTPUT_PATH": world / "script"}
-        setting = {"PROTOCOL": "field", "LIMIT": "1", "BATCH_SIZE": "7", "RUNS": "entropy:policy=entropy"}
+        setting = {
+            "PROTOCOL": "field",
+            "LIMIT": "1",
+            "BATCH_SIZE": "7",
+            "RUNS": "entropy:policy=entropy,entropy_threshold=-9",
+        }
         setting |= {"GEN_LENGTH": "32", "BLOCK_LENGTH": "16", "OMP_NUM_THREADS": "1"}
         environment = os.environ | setting | {name: str(path) for name, path in places.items()}
         done = subprocess.run(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cd4lm.data.tiny_task import World, make_row
+from cd4lm.data.tiny_task import World, answer_bits, make_row
 from evaluation.intervals import Interval, area_under_roc, clustered_variance, over_seeds
-from evaluation.study.analysis import entropy_of_answers, verdict
+from evaluation.study.analysis import verdict
 from evaluation.study.settings import Contrast
 
 N = 400
@@ -90,4 +90,5 @@ def test_ranking_by_confidence():
 def test_entropy_of_the_datas_answers():
     rows = [make_row("test", i, 0, World(4, (3,))) for i in range(50)]
     swaps = sum(sum(op in "+*" for op in row["key"]) for row in rows) / 50
-    assert entropy_of_answers(rows, 4) == pytest.approx(3 * 2 + swaps) and entropy_of_answers(rows, 1) == 0
+    bits = [np.mean([answer_bits(row["key"], wordings) for row in rows]) for wordings in (4, 1)]
+    assert bits == pytest.approx([3 * 2 + swaps, 0])

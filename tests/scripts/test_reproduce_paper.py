@@ -15,7 +15,6 @@ from tests.byte_checkpoint import build
 from tests.conftest import ROOT
 from tests.evaluation.benchmarks import FILES, SLICES, rows_of
 
-CODE = [{"input": f"Write a function f that returns {i}.", "output": f"def f():\n    return {i}"} for i in range(8)]
 SMALL = "train.max_steps=2 train.batch_size=2 train.accumulation=1 train.bf16=false train.gradient_checkpointing=false"
 SETTINGS = {"GEN_LENGTH": "32", "BLOCK_LENGTH": "16", "THRESHOLD": "0.1", "RECIPE": "lora", "OMP_NUM_THREADS": "1"}
 CONFIRM = "--confirm_run_unsafe_code"
@@ -28,8 +27,6 @@ def fill(folder) -> None:
         (folder / "data" / task).mkdir(parents=True)
         shutil.copy(SLICES / f"{task}.jsonl", folder / f"data/{name}.jsonl")
     write_jsonl(folder / "data/gsm8k/train.jsonl", rows_of("gsm8k"))
-    (folder / "data/opencode").mkdir()
-    write_jsonl(folder / "data/opencode/train.jsonl", CODE)
 
 
 def environment(folder, **changes) -> dict[str, str]:
@@ -58,13 +55,13 @@ def world(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_whole_reproduction_and_the_same_command_again(world, refused, monkeypatch):
-    """One student and its benchmark; the other student is in the field's table below."""
-    done = reproduce(world, CONFIRM, TASKS="mbpp")
+    """One student and its benchmark: each further one takes as long and nothing else."""
+    done = reproduce(world, CONFIRM, TASKS="gsm8k")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert done.stdout.index("benchmarks mbpp: 2 documents") < done.stdout.index("== data")
+    assert done.stdout.index("benchmarks gsm8k: 2 documents") < done.stdout.index("== data")
     table = json.loads((world / "out/table.json").read_text())
-    assert [task for task, row in table.items() if row is not None] == ["mbpp"]
-    row = table["mbpp"]
+    assert [task for task, row in table.items() if row is not None] == ["gsm8k"]
+    row = table["gsm8k"]
     assert row["documents"] == 2 and row["runs"].keys() == RUNS.keys()
     assert all(f["low"] <= f["value"] <= f["high"] for f in row["figures"])
     assert all((f["published"] is None or "contains" in f) for f in row["figures"])
@@ -74,19 +71,19 @@ def test_a_whole_reproduction_and_the_same_command_again(world, refused, monkeyp
     assert (world / "out/table.md").read_text() in done.stdout
 
     out = world / "out"
-    kept = [*out.glob("*/student/*"), *out.glob("*/training_log.jsonl"), *out.glob("eval/mbpp/*/answers.*.jsonl")]
+    kept = [*out.glob("*/student/*"), *out.glob("*/training_log.jsonl"), *out.glob("eval/gsm8k/*/answers.*.jsonl")]
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in kept}
     assert len(list(out.glob("*/student/model.safetensors"))) == 1
-    assert len(list(out.glob("eval/mbpp/*/answers.*"))) == 5
-    again = reproduce(world, CONFIRM, TASKS="mbpp")
+    assert len(list(out.glob("eval/gsm8k/*/answers.*"))) == 5
+    again = reproduce(world, CONFIRM, TASKS="gsm8k")
     assert again.returncode == 0, again.stderr[-2000:]
     assert "student (done)" in again.stdout and "== student" not in again.stdout and "== data" not in again.stdout
-    assert "== evaluation of mbpp: done before" in again.stdout
+    assert "== evaluation of gsm8k: done before" in again.stdout
     assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in kept}
-    figures = json.loads((out / "table.json").read_text())["mbpp"]["figures"][:3]
+    figures = json.loads((out / "table.json").read_text())["gsm8k"]["figures"][:3]
     assert figures == row["figures"][:3]
 
-    for name, value in environment(world, NUM_PROCESSES="1", TASKS="mbpp").items():
+    for name, value in environment(world, NUM_PROCESSES="1", TASKS="gsm8k").items():
         monkeypatch.setenv(name, value)
     message = "was started with dscd.temperature=2.0, not 1.0"
     refused(reproduce_paper.main, message, CONFIRM, "dscd.temperature=1")
@@ -94,7 +91,7 @@ def test_a_whole_reproduction_and_the_same_command_again(world, refused, monkeyp
 
 @pytest.mark.slow
 def test_the_students_in_the_fields_table(world):
-    """The other student under another protocol: runs and table apart from CD4LM's."""
+    """The same student under another protocol: runs and table apart from CD4LM's."""
     done = reproduce(world, "--protocol", "field", TASKS="gsm8k")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "protocol field" in done.stdout and (world / "out/table_field.md").read_text() in done.stdout

@@ -7,6 +7,7 @@ how long an answer is, are the dials of a World.
 """
 
 import hashlib
+import math
 import random
 import re
 from dataclasses import dataclass
@@ -113,6 +114,14 @@ def word_answer(problem: Problem, name: str, obj: str, rng: random.Random, wordi
         parts.append(rng.choice(WORDINGS[-wordings:]).format(a=a, b=b, c=c, op=op, name=name, obj=obj))
         value = c
     return " ".join(parts) + f" #### {value}"
+
+
+def answer_bits(key: str, wordings: int) -> float:
+    """Entropy in bits of a problem's answer given its question: each step's wording, and the order of its operands."""
+    if wordings == 1:
+        return 0.0
+    steps = [op for op in key if op in "+-*"]
+    return len(steps) * math.log2(wordings) + sum(op != "-" for op in steps)
 
 
 def make_row(split: str, index: int, seed: int = 0, world: World = DEFAULT) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """What the papers say happens inside, measured directly: invariance, the teacher's path, calibration.
 
-Every arm of a world is measured on the same states: the teacher's own answers, one token per step, to validation problems.
+All students of a teacher are measured on the same states: its own answers, one token per step.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from cd4lm.data import tiny_task
 from cd4lm.data.examples import AnswerCollator, encode_prompt, end_ids
 from cd4lm.decoding import DecodeResult, DecodingOptions, decode_stream
 from cd4lm.diffusion.masking import nested_masks
@@ -99,16 +100,25 @@ def calibration(result: DecodeResult, right: list[bool]) -> dict[str, list]:
 
 
 def mechanism(
-    subject, teacher, rows: list[dict], options: DecodingOptions, one_token: DecodingOptions, batch: int
+    subject,
+    teacher,
+    rows: list[dict],
+    options: DecodingOptions,
+    one_token: DecodingOptions,
+    batch: int,
+    score: Callable[[dict, str], bool],
 ) -> dict:
-    """All three of a (model, tokenizer) against its teacher's; options: the decoder whose states are looked at."""
+    """All three of a (model, tokenizer) against its teacher's.
+
+    options: the decoder whose states are looked at; one_token: the teacher's; score: whether a row's answer is right.
+    """
     path = decode(*teacher, rows, one_token, batch)
     result = decode(*subject, rows, options, batch)
     texts = [
         subject[1].decode(tokens[:length].tolist())
         for tokens, length in zip(result.tokens, result.lengths.tolist(), strict=True)
     ]
-    right = [tiny_task.score(row, text) for row, text in zip(rows, texts, strict=True)]
+    right = [score(row, text) for row, text in zip(rows, texts, strict=True)]
     return {
         "invariance": invariance(*subject, path, batch),
         "path": on_path(result, path),
