@@ -62,9 +62,9 @@ class Contrast:
     paired: bool = False
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT, eq=False)
 class StudyConfig:
-    """One study. experiment: the YAML that every student starts from; base: settings that all share.
+    """One study, equal only to itself. experiment: the YAML that every student starts from; base: settings that all share.
 
     worlds, arms: by name, the settings in which each differs; {world} stands for the world's name. teachers: output_dir
     of the recipe is {world}'s teacher. decoders: the envelope, any decoding options; a teacher's has one token per step
@@ -187,6 +187,7 @@ def teacher_fingerprint(folder: str) -> str:
     return weights_fingerprint(folder)
 
 
+@cache
 def mark_of(study: StudyConfig, cell: Cell) -> str:
     """Of everything in the plan that a cell's record depends on; a record with another mark is made again."""
     tree = tree_of(study, cell)
