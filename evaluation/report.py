@@ -11,6 +11,7 @@ of one task under several protocols are several tasks.
 import itertools
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -44,41 +45,39 @@ def percent(summary: dict) -> str:
     return interval({"value": summary["accuracy"], "low": low, "high": high}, 100, ".1f")
 
 
-def run_table(compared: dict) -> str:
-    """One line per run."""
-    head = ["run", "accuracy, % [95 %]", "NFE", "tokens before EOS", "tokens per forward", "tokens/s"]
-    head += ["latency, s", "cut off, %", "no answer"]
-    rows = [
-        [
-            name,
-            percent(r),
-            f"{r['nfe']:.1f}",
-            f"{r['tokens_before_eos']:.1f}",
-            f"{r['tokens_per_forward']:.2f}",
-            f"{r['tokens_per_second']:.1f}",
-            f"{r['latency_mean']:.2f}",
-            f"{100 * r['truncated']:.1f}",
-            f"{r['no_answer']} of {r['responses']}",
-        ]
-        for name, r in compared["runs"].items()
-    ]
-    return table(head, rows)
+def of_columns(columns: dict[str, Callable[[dict], str]], rows: list[dict]) -> str:
+    """A Markdown table from a column's head to what a row says in it."""
+    return table(list(columns), [[say(row) for say in columns.values()] for row in rows])
 
 
-def reference_table(compared: dict) -> str:
-    """Every run paired with the reference."""
-    head = [f"against {compared['reference']}", "difference, points", "McNemar p", "times fewer NFE", "times faster"]
-    rows = [
-        [
-            name,
-            interval(p["accuracy_difference"], 100, "+.1f"),
-            f"{p['mcnemar_p']:.2g}",
-            interval(p["fewer_nfe"]),
-            interval(p["faster"]),
-        ]
-        for name, p in compared["against_reference"].items()
-    ]
-    return table(head, rows)
+def run_table(compared: dict, timed: bool = True) -> str:
+    """One line per run. timed: with the clock's columns, which mean something where nothing else ran beside."""
+    columns = {
+        "run": lambda r: r["name"],
+        "accuracy, % [95 %]": percent,
+        "NFE": lambda r: f"{r['nfe']:.1f}",
+        "tokens before EOS": lambda r: f"{r['tokens_before_eos']:.1f}",
+        "tokens per forward": lambda r: f"{r['tokens_per_forward']:.2f}",
+    }
+    if timed:
+        columns["tokens/s"] = lambda r: f"{r['tokens_per_second']:.1f}"
+        columns["latency, s"] = lambda r: f"{r['latency_mean']:.2f}"
+    columns["cut off, %"] = lambda r: f"{100 * r['truncated']:.1f}"
+    columns["no answer"] = lambda r: f"{r['no_answer']} of {r['responses']}"
+    return of_columns(columns, [{"name": name, **r} for name, r in compared["runs"].items()])
+
+
+def reference_table(compared: dict, timed: bool = True) -> str:
+    """Every run paired with the reference; timed as for run_table."""
+    columns = {
+        f"against {compared['reference']}": lambda p: p["name"],
+        "difference, points": lambda p: interval(p["accuracy_difference"], 100, "+.1f"),
+        "McNemar p": lambda p: f"{p['mcnemar_p']:.2g}",
+        "times fewer NFE": lambda p: interval(p["fewer_nfe"]),
+    }
+    if timed:
+        columns["times faster"] = lambda p: interval(p["faster"])
+    return of_columns(columns, [{"name": name, **p} for name, p in compared["against_reference"].items()])
 
 
 def family_table(compared: dict) -> str:

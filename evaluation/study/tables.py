@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from evaluation.report import interval, table
+from evaluation.report import interval, of_columns
 from evaluation.study.settings import TEACHER, StudyConfig
 
 
@@ -19,10 +19,6 @@ def plain(value: float | None, scale: float = 1, form: str = ".1f") -> str:
 
 def p_text(p: float | None) -> str:
     return "–" if p is None else f"{p:.2g}" if p >= 0.001 else "< 0.001"
-
-
-def of_columns(columns: dict[str, Callable[[dict], str]], rows: list[dict]) -> str:
-    return table(list(columns), [[say(row) for say in columns.values()] for row in rows])
 
 
 def contrast_table(study: StudyConfig, rows: list[dict]) -> str:
