@@ -82,6 +82,7 @@ def run_study(study: StudyConfig) -> None:
     torch.set_num_threads(1)  # other threads do not survive a fork, of which every cell is one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     fork, running, failed = multiprocessing.get_context("fork"), {}, {}
+    tqdm.monitor_interval = 0  # its thread's lock could be held while a cell is forked
     with tqdm(desc="study", unit="cell", smoothing=0.05) as bar:
         try:
             while True:

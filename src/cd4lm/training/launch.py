@@ -9,7 +9,6 @@ once on each, with MACHINE_RANK, MASTER_ADDR and MASTER_PORT set (scripts/slurm_
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 
@@ -18,6 +17,7 @@ import torch
 from cd4lm.config import command_line, exit_with_message, load, require
 from cd4lm.model.checkpoint import check_folder
 from cd4lm.settings import ExperimentConfig, TrainConfig
+from cd4lm.training.commands import start
 from cd4lm.training.processes import LaunchFile, processes_asked, processes_of_environment, split_step
 
 TRAIN = ["-m", "cd4lm.training.train"]
@@ -107,7 +107,7 @@ def collection_command(settings: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def run_command(command: list[str], environment: Mapping[str, str]) -> int:
     """Run a command and hand a SIGTERM on to it; its exit status, as a shell reports it."""
-    process = subprocess.Popen(command, env=os.environ | environment)
+    process = start(command, environment)
     previous = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
     status = process.wait()
     signal.signal(signal.SIGTERM, previous)

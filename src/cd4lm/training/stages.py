@@ -1,9 +1,7 @@
 """The commands of an experiment, several at once where the machine has cores for it, with one display for all of them."""
 
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cd4lm.progress import VARIABLE, Reader
+from cd4lm.training.commands import start
 
 POLL = 0.2  # seconds
 SAID_EVERY = 30  # seconds between two lines where the output is no terminal
@@ -49,8 +48,8 @@ class Job:
         self.reader.path.unlink(missing_ok=True)
         with open(self.log, "ab") as log:
             self.begin = log.tell()
-            words = os.environ | {VARIABLE: str(self.reader.path.absolute())} | dict(stage.environment)
-            self.process = subprocess.Popen(stage.command, stdout=log, stderr=subprocess.STDOUT, env=words)
+            shown = {VARIABLE: str(self.reader.path.absolute())}
+            self.process = start(stage.command, shown | dict(stage.environment), log.fileno())
 
     def poll(self) -> int | None:
         """The exit status as a shell reports it; None while it runs."""
