@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from cd4lm.progress import VARIABLE, Progress, Reader
+from cd4lm.training.commands import Fork, start
 from cd4lm.training.stages import Board, Stage, clock, next_stages, run_stages
 from tests.conftest import ROOT
 
@@ -123,3 +125,34 @@ def test_sigterm_is_handed_on(tmp_path):
         time.sleep(0.05)
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(30) == 143
+
+
+SAYS = """
+import os, sys, torch
+print(sys.argv[1:], os.environ["WORD"], torch.get_num_threads(), __name__)
+sys.exit("error: it ends here")
+"""
+
+
+def test_a_forked_command_sees_and_says_what_a_new_interpreter_does(tmp_path, monkeypatch):
+    (tmp_path / "says.py").write_text(SAYS)
+    command, environment = [sys.executable, str(tmp_path / "says.py"), "a", "b"], {"WORD": "w", "OMP_NUM_THREADS": "1"}
+    ways = {Fork: "forked", subprocess.Popen: "alone"}
+    for threads, (way, name) in enumerate(ways.items(), start=1):  # a process with other threads is not forked
+        monkeypatch.setattr(threading, "active_count", lambda threads=threads: threads)
+        with open(tmp_path / name, "wb") as output:
+            process = start(command, environment, output.fileno())
+            assert isinstance(process, way) and process.wait() == process.poll() == 1
+    said = [(tmp_path / name).read_text() for name in ways.values()]
+    assert said[0] == said[1] == "['a', 'b'] w 1 __main__\nerror: it ends here\n"
+    assert "WORD" not in os.environ
+
+
+def test_a_forked_command_ends_with_sigterm(tmp_path, monkeypatch):
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    (tmp_path / "waits.py").write_text(f"open({str(tmp_path / 'began')!r}, 'w'); import time; time.sleep(60)")
+    process = start([sys.executable, str(tmp_path / "waits.py")], {})
+    while not (tmp_path / "began").exists():
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == -signal.SIGTERM

@@ -45,8 +45,9 @@ def run_forked(
     """What an interpreter would find at its start: arguments, environment, streams, threads; then the command."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if output is not None:
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(output, number)
+            setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115, as long as the process
     os.environ.update(environment)
     sys.argv = [*words]
     if "OMP_NUM_THREADS" in os.environ:
