@@ -44,7 +44,7 @@ def test_the_embedded_step_is_predicted_within_15_percent(run_main, tmp_path):
     assert 0.85 < predicted / real < 1.15
     assert found["verdict"] == "fits" and rows["checkpoint"]["verdict"] == OK and rows["data"]["left_out"] == 0
     assert rows["memory"]["rows"] == 64 and "one process" in rows["memory"]["how"]
-    assert rows["time"]["steps"] == 120 and out.strip().endswith("fits")
+    assert rows["time"]["steps"] == 100 and out.strip().endswith("fits")
     assert all(f"| {name} |" in out for name in rows)
 
 
