@@ -130,17 +130,21 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(ctx, hidden, head, dtype, parts, values, weigh):
         student = Rows(hidden, head).to(dtype)
         d_hidden = torch.empty_like(hidden)
-        # float32, since chunk after chunk is added to it.
-        d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        d_head = None  # float32, since chunk after chunk is added to it
 
         def accumulate(part, logits, *row):
+            nonlocal d_head
             with torch.enable_grad():
                 (slope,) = torch.autograd.grad(weigh(part, *row), logits)  # (n, V)
             slope = slope.to(student.head.dtype)
             d_hidden[part.rows] = (slope @ student.head).to(hidden.dtype)
-            if d_head is not None and slope.dtype == d_head.dtype:
+            if not ctx.needs_input_grad[1]:
+                return
+            if d_head is None:
+                d_head = (slope.T @ student.hidden[part.rows]).float()
+            elif slope.dtype == d_head.dtype:
                 d_head.addmm_(slope.T, student.hidden[part.rows])
-            elif d_head is not None:
+            else:
                 d_head.add_(slope.T @ student.hidden[part.rows])
 
         found = walk(student, parts, values, accumulate)
