@@ -158,7 +158,10 @@ class _ChunkedLoss(torch.autograd.Function):
         # Scaled in place, so they can be used once: a second backward is an error instead of a wrong gradient.
         d_hidden, d_head = ctx.gradients
         ctx.gradients = None
-        return d_hidden.mul_(slope), None if d_head is None else d_head.mul_(slope), *[None] * 4
+        if slope.device.type != "cpu" or slope != 1:  # a GPU would have to be waited for to know
+            d_hidden.mul_(slope)
+            d_head = None if d_head is None else d_head.mul_(slope)
+        return d_hidden, d_head, *[None] * 4
 
 
 def chunked(student: Rows, parts: list[Part], values: RowValues, weigh: Callable) -> tuple[torch.Tensor, ...]:
