@@ -158,7 +158,9 @@ class _ChunkedLoss(torch.autograd.Function):
         # Scaled in place, so they can be used once: a second backward is an error instead of a wrong gradient.
         d_hidden, d_head = ctx.gradients
         ctx.gradients = None
-        if slope.device.type != "cpu" or slope != 1:  # a GPU would have to be waited for to know
+        # The value is not known of a fake tensor, and a GPU would have to be waited for.
+        known = type(slope) is torch.Tensor and slope.device.type == "cpu"
+        if not (known and slope == 1):
             d_hidden.mul_(slope)
             d_head = None if d_head is None else d_head.mul_(slope)
         return d_hidden, d_head, *[None] * 4
