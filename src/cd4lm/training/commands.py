@@ -14,7 +14,6 @@ import torch
 
 from cd4lm.config import exit_with_message
 
-OURS = ("cd4lm.", "evaluation.")  # packages whose modules end in exit_with_message(main)
 NOT_FORKED = "cd4lm.training.worker_group"  # leads a process group of its own
 
 
@@ -56,11 +55,14 @@ def run_forked(
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], output: int | None = None) -> Fork | subprocess.Popen:
-    """Start a command with further environment variables; output: a file's descriptor for both its streams."""
+    """Start a command with further environment variables; output: a file's descriptor for both its streams.
+
+    A module must end in exit_with_message(main).
+    """
     # A fork loses other threads, and a GPU cannot be used by both sides of it.
     forks = sys.platform == "linux" and threading.active_count() == 1 and not torch.cuda.is_available()
     if forks and command[0] == sys.executable:
-        if command[1] == "-m" and command[2].startswith(OURS) and command[2] != NOT_FORKED:
+        if command[1] == "-m" and command[2] != NOT_FORKED:
             module = importlib.import_module(command[2])  # here, so that the next command is spared it
             return Fork(lambda: exit_with_message(module.main), command[2:], environment, output)
         if command[1].endswith(".py"):
