@@ -81,11 +81,15 @@ def mean_ratio(a: np.ndarray, b: np.ndarray) -> Estimate:
     return estimate(resample(lambda x, y: x.mean(axis=-1) / y.mean(axis=-1), a, b))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, in their order (Holm 1979)."""
+def holm(p_values: Sequence[float], planned: int = 0) -> list[float]:
+    """p-values corrected for their number, in their order (Holm 1979).
+
+    planned: tests of the family, where some are still to come. They count as p = 1, so no corrected value can grow by them.
+    """
     from statsmodels.stats.multitest import multipletests  # seconds to import, and only studies have families of tests
 
-    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
+    family = [*p_values, *[1.0] * (planned - len(p_values))]
+    return multipletests(family, method="holm")[1][: len(p_values)].tolist() if len(p_values) else []
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:

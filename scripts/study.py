@@ -113,8 +113,8 @@ def run_study(study: StudyConfig) -> None:
             for process in running:
                 process.terminate()
                 process.join()
-    told = "; ".join(f"{cell.name}: {why}" for cell, why in failed.items())
-    require(not failed, f"{len(failed)} cells failed. Mend this and give the same command again: {told}")
+    why = "; ".join(f"{cell.name} {reason}" for cell, reason in failed.items())
+    require(not failed, f"{why}; mend it and give the same command again")
 
 
 def rerun(study: StudyConfig, name: str) -> bool:

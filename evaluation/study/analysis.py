@@ -112,7 +112,7 @@ class Analysis:
         return row | values | {"difference": asdict(found)}
 
     def contrasts(self) -> list[dict]:
-        """Every planned question in every world of it, Holm's correction over the main ones that are there."""
+        """Every planned question in every world of it, Holm's correction over all main ones planned."""
         rows = []
         for number, contrast in enumerate(self.study.contrasts, start=1):
             for world in contrast.worlds:
@@ -120,7 +120,8 @@ class Analysis:
                 if row is not None:
                     rows.append({"id": f"Q{number}.{world}", "plan": contrast, **row})
         tested = [r for r in rows if r["main"] and r["difference"] and r["difference"]["p"] is not None]
-        for row, p in zip(tested, holm([r["difference"]["p"] for r in tested]), strict=True):
+        planned = sum(len(contrast.worlds) for contrast in self.study.contrasts if contrast.main)
+        for row, p in zip(tested, holm([r["difference"]["p"] for r in tested], planned), strict=True):
             row["holm"] = p
         for row in rows:
             plan, found = row.pop("plan"), row["difference"]

@@ -20,14 +20,12 @@ GAINS = (("dscd", "lambda0"), ("own", "own_lambda0"), ("own", TEACHER), ("cdlm",
 
 
 def save(figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
 def colour(analysis: Analysis, arm: str) -> str:
-    names = [TEACHER, *analysis.study.arms]
-    return plt.get_cmap("tab20")(names.index(arm) % 20)
+    return plt.get_cmap("tab20")([TEACHER, *analysis.study.arms].index(arm) % 20)
 
 
 def dials(analysis: Analysis) -> dict[str, tuple[float, float]]:

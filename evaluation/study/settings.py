@@ -66,14 +66,13 @@ class Contrast:
 class StudyConfig:
     """One study, equal only to itself. experiment: the YAML that every student starts from; base: settings that all share.
 
-    worlds, arms: by name, the settings in which each differs; {world} stands for the world's name. teachers: output_dir
-    of the recipe is {world}'s teacher. decoders: the envelope, any decoding options; a teacher's has one token per step
-    besides. reported: those that are measured on test whatever is chosen. validation, test: problems of the two splits;
-    decoders are chosen on the first and judged on the second. mechanism: validation problems on which states
-    are compared. margin: accuracy may fall this far under the teacher's at one token per step and count as equal.
-    budget_share: a world's budget is this share of the forward passes that its teacher's envelope needs at equal
-    accuracy, but no fewer than its cheapest decoder takes. records: folder of what was measured, kept in git; report: the
-    page. processes: cells at a time, one thread each.
+    worlds, arms: by name, the settings in which each differs; {world} stands for the world's name. decoders: the envelope,
+    any decoding options; a teacher's has one token per step besides. reported: those measured on test whatever is chosen.
+    validation, test: problems of the two splits; decoders are chosen on the first and judged on the second. mechanism:
+    validation problems on which states are compared. margin: accuracy may fall this far under the teacher's at one token per
+    step and count as equal. budget_share: a world's budget is this share of the forward passes that its teacher's envelope
+    needs at equal accuracy, but no fewer than its cheapest decoder takes. records: folder of what was measured, kept in git;
+    report: the page. processes: cells at a time, one thread each.
     """
 
     experiment: str

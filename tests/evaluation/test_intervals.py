@@ -57,6 +57,13 @@ def test_holm_is_stepping_down_by_hand(p_values):
     assert holm(p_values) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("to_come", [[0.001], [0.2, 0.9], [0.02, 0.02, 0.02]])
+def test_holm_with_tests_still_to_come_promises_nothing_that_they_could_take_back(to_come):
+    now = holm([0.01, 0.04], planned=2 + len(to_come))
+    assert now[0] == pytest.approx(0.01 * (2 + len(to_come)))
+    assert all(late <= early for early, late in zip(now, holm([0.01, 0.04, *to_come]), strict=False))
+
+
 def paired_outcomes() -> tuple[np.ndarray, np.ndarray]:
     """Right and wrong, (400,) each, of two runs that differ on about 15 % of the documents."""
     rng = np.random.default_rng(0)
