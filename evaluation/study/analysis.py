@@ -1,7 +1,4 @@
-"""What the records say: every arm in every world, and the planned questions with seeds as the unit.
-
-Letters: S seeds, N test problems.
-"""
+"""What the records say of every arm and planned question, with seeds as the unit; S seeds, N test problems."""
 
 from dataclasses import asdict
 

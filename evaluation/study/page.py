@@ -120,8 +120,8 @@ def text_of(study: StudyConfig, plan: str, analysis: Analysis, found: dict) -> s
     state = f"{stored} of {judged} students and teachers are judged (`python scripts/study.py {plan}`; {total} cells with tuning)."
     state += "" if stored == judged else " **The study is not finished: what is missing has no row.**"
     worlds = [
-        {"world": world, "bits": bits, "teacher": 100 - wrong, **asdict(analysis.terms[world])}
-        for world, (bits, wrong) in plots.dials(analysis).items()
+        {"world": world, "bits": bits, "teacher": 100 - wrong, "end": end, **asdict(analysis.terms[world])}
+        for world, (bits, wrong, end) in plots.dials(analysis).items()
     ]
     devices = {r.content["provenance"]["device"] for own in analysis.records.values() for r in own}
     findings = Path(study.findings).read_text() if study.findings else "*No findings are written yet.*"

@@ -28,15 +28,16 @@ def colour(analysis: Analysis, arm: str) -> str:
     return plt.get_cmap("tab20")([TEACHER, *analysis.study.arms].index(arm) % 20)
 
 
-def dials(analysis: Analysis) -> dict[str, tuple[float, float]]:
-    """(entropy of the data's answers in bits, share of wrong answers of the teacher in percent) of each world."""
+def dials(analysis: Analysis) -> dict[str, tuple[float, float, float]]:
+    """Of each world entropy of the data's answers in bits, share of wrong answers of the teacher, of EOS in a canvas, in %."""
     found = {}
     for world in analysis.terms:
         wordings = experiment_of(analysis.study, Cell(world)).data.world.wordings
         rows = read_split(analysis.study, Cell(world), "test", analysis.study.test)
         teacher = analysis.records[world, TEACHER][0]
         bits = np.mean([answer_bits(row["key"], wordings) for row in rows])
-        found[world] = float(bits), 100 * (1 - teacher.right(one_token(analysis.study)).mean())
+        end = 1 - np.mean([len(row["answer"].split()) for row in rows]) / analysis.study.gen_length
+        found[world] = float(bits), 100 * (1 - teacher.right(one_token(analysis.study)).mean()), float(100 * end)
     return found
 
 

@@ -93,6 +93,7 @@ def world_table(rows: list[dict]) -> str:
         "world": lambda r: r["world"],
         "bits of an answer": lambda r: plain(r["bits"]),
         "teacher, one token per step, test %": lambda r: plain(r["teacher"]),
+        "EOS among the scored positions, %": lambda r: plain(r["end"]),
         "target, %": lambda r: plain(r["target"], 100),
         "budget, NFE": lambda r: plain(r["budget"]),
     }
