@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cd4lm.config import build, require
+from cd4lm.config import build, parse_pairs, require
 from cd4lm.decoding.config import DecodeConfig
-from cd4lm.decoding.options import DecodingOptions, parse_pairs
+from cd4lm.decoding.options import DecodingOptions
 
 PREFIX = "dllm_"
 SAMPLING_TEMPERATURE = 1.2  # of --samples above 1, as published for pass@5

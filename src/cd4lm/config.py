@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -111,6 +111,22 @@ def merged(base: dict, changes: dict) -> dict:
     """`base` with `changes`: dictionaries in both are merged in turn, anything else is replaced."""
     in_both = [key for key in changes if isinstance(base.get(key), dict) and isinstance(changes[key], dict)]
     return base | changes | {key: merged(base[key], changes[key]) for key in in_both}
+
+
+def parse_pairs(text: str, where: str, as_text: Collection[str] = ()) -> dict:
+    """`a=1,b=x` as a dictionary with YAML values, those of `as_text` as they stand.
+
+    Raises ConfigError for a part without `=` and for a repeated name.
+    """
+    pairs = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, sign, value = part.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"{where}{part!r} is not of the form key=value")
+        if key in pairs:
+            raise ConfigError(f"{where}{key} is given twice")
+        pairs[key] = value if key in as_text else read_yaml(value, f"{where}{part!r}")
+    return pairs
 
 
 def apply_override(tree: dict, override: str) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple, get_args
 
 from pydantic.dataclasses import dataclass
 
-from cd4lm.config import STRICT, ConfigError, Number, build, read_yaml, require
+from cd4lm.config import STRICT, Number, build, parse_pairs, require
 from cd4lm.decoding.config import CACHES, DecodeConfig, exact_cache
 from cd4lm.io import write_json
 
@@ -329,22 +329,6 @@ def check_policy_name(name: str) -> None:
         close = difflib.get_close_matches(name, POLICIES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(POLICIES)}"
         raise ValueError(f"policy={name!r} is unknown: {hint}")
-
-
-def parse_pairs(text: str, where: str, as_text: Collection[str] = ()) -> dict:
-    """`a=1,b=x` as a dictionary with YAML values, those of `as_text` as they stand.
-
-    Raises ConfigError for a part without `=` and for a repeated name.
-    """
-    pairs = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        key, sign, value = part.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"{where}{part!r} is not of the form key=value")
-        if key in pairs:
-            raise ConfigError(f"{where}{key} is given twice")
-        pairs[key] = value if key in as_text else read_yaml(value, f"{where}{part!r}")
-    return pairs
 
 
 def read_stored(folder: str | Path) -> dict:
