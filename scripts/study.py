@@ -26,7 +26,8 @@ from tqdm import tqdm
 from cd4lm.config import TERMINATED, CommandParser, add_config, exit_with_message, load, one_line, require
 from cd4lm.io import ROOT, provenance
 from evaluation.study import records
-from evaluation.study.settings import Cell, StudyConfig, experiment_of, words_of
+from evaluation.study.choice import terms_of
+from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of, words_of
 from evaluation.study.work import all_cells, measure_cell
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}  # the order of sums depends on their number
@@ -92,6 +93,7 @@ def run_study(study: StudyConfig) -> None:
                     bar.initial = len(cells) - len(missing)  # what was there before says nothing about the time left
                 bar.update(len(cells) - len(missing) - bar.n)
                 waiting = [cell for cell in missing if cell not in running.values() and cell not in failed]
+                waiting = [cell for cell in waiting if cell.arm == TEACHER or terms_of(study, cell.world)]
                 if waiting and len(running) < study.processes:
                     try:
                         prepared(study, waiting[0])

@@ -1,6 +1,6 @@
 """What is chosen on validation problems alone: a world's terms, and an arm's learning rate and length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evaluation.envelope import at_accuracy, at_budget, mean_of
 from evaluation.study import records
@@ -59,6 +59,6 @@ def trials(study: StudyConfig, world: str, arm: str) -> list[dict] | None:
 
 
 def chosen(study: StudyConfig, world: str, arm: str) -> Cell | None:
-    """The best point of an arm's grid."""
-    tried = trials(study, world, arm)
-    return tried[0]["cell"] if tried else None
+    """The best point of an arm's grid, in the world whose grid counts for this one."""
+    tried = trials(study, study.tuning.settings_from.get(world, world), arm)
+    return replace(tried[0]["cell"], world=world) if tried else None

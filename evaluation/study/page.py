@@ -60,12 +60,12 @@ The trial that the plan's rule chose is marked; all others stand below it.
   on the envelope may be mixed, which is a decoder that flips a biased coin. The target of a world is its teacher's validation
   accuracy at one token per step less {margin:g} point(s); its budget {share:g} times the forward passes that the teacher's
   envelope needs for it, but no fewer than its cheapest decoder takes.
-- Learning rate and length were chosen for every arm in every world from the same grid, on validation, with a seed of its own
-  and those of the decoders that `tuning.decoders` names.
+- Learning rate and length were chosen for every arm from the same grid, on validation, with a seed of its own and those of the
+  decoders that `tuning.decoders` names, in every world but those of `tuning.settings_from`, which take them from another.
 - Seeds are the unit: the variance of a difference is that between seeds plus that between clusters of problems of one
   arithmetic key, which all seeds share; degrees of freedom by Welch and Satterthwaite. Holm's correction is over all main
   rows. *equal*: the whole interval lies within {margin:g} point(s). *paired* arms share rows and masks.
-- NFE and tokens are counted up to the first EOS. Every model runs through the same decode loop.
+- NFE and tokens are counted up to the first EOS. Every model runs through the same decode loop, with weights in {dtype}.
 - Made on: {devices}. The last digits of a student move with the processor, so `--cell` repeats a cell to the digit on the
   machine that made it, and close to it elsewhere.
 - Records of every cell: `{records}`; `python scripts/study.py {plan} --cell NAME` makes one again.
@@ -140,6 +140,7 @@ def text_of(study: StudyConfig, plan: str, analysis: Analysis, found: dict) -> s
         test=study.test,
         margin=100 * study.margin,
         share=study.budget_share,
+        dtype=study.dtype,
         devices="; ".join(sorted(devices)),
         records=study.records,
         plan=plan,

@@ -29,18 +29,20 @@ class Crossing:
 
 @dataclass(frozen=True, config=STRICT)
 class Tuning:
-    """The same grid for every arm in every world: learning rates x steps, each trained once with `seed`.
+    """The same grid for every arm: learning rates x steps, each trained once with `seed`.
 
     The rule: the point with the highest validation accuracy at the world's budget; of equal ones the one with fewer
-    forward passes at equal accuracy, then the smaller rate, then fewer steps. decoders: the part of the envelope that a
-    trial is measured with, all of it where none is named. more_steps: lengths that the named arms try besides, since they
-    learn a new attention mask.
+    forward passes at equal accuracy, then the smaller rate, then fewer steps. decoders: those that a trial is
+    measured with, the whole envelope where none is named, in their order until two take more than the budget: what is dearer
+    hardly matters for it. more_steps: lengths that the named arms try besides, since they learn a new attention mask.
+    settings_from: worlds whose arms take what was chosen for them in another one.
     """
 
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
     steps: Annotated[tuple[Count, ...], Field(min_length=1)]
     decoders: tuple[DecodingOptions, ...] = ()
     more_steps: dict[str, tuple[Count, ...]] = field(default_factory=dict)
+    settings_from: dict[str, str] = field(default_factory=dict)
     seed: int = 0
 
 
@@ -71,7 +73,7 @@ class StudyConfig:
     validation, test: problems of the two splits; decoders are chosen on the first and judged on the second. mechanism:
     validation problems on which states are compared. margin: accuracy may fall this far under the teacher's at one token per
     step and count as equal. budget_share: a world's budget is this share of the forward passes that its teacher's envelope
-    needs at equal accuracy, but no fewer than its cheapest decoder takes. records: folder of what was measured, kept in git;
+    needs at equal accuracy, but no fewer than its cheapest decoder takes. dtype: of the weights while decoding. records: folder of what was measured, kept in git;
     report: the page. processes: cells at a time, one thread each.
     """
 
@@ -94,6 +96,7 @@ class StudyConfig:
     mechanism_threshold: Number = 0.9
     margin: Annotated[Number, Field(ge=0, lt=1)] = 0.01
     budget_share: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    dtype: Literal["float32", "bfloat16"] = "float32"
     processes: Count = 2
     records: str = "docs/results/cells"
     report: str = "docs/results.md"
@@ -112,8 +115,15 @@ class StudyConfig:
         unknown = sorted(arms - {TEACHER, *self.arms})
         require(not unknown, f"no arm is called {', '.join(unknown)}: see `arms`")
         worlds = {world for c in (*self.crossings, *self.contrasts) for world in c.worlds}
+        worlds |= {world for pair in self.tuning.settings_from.items() for world in pair}
         unknown = sorted(worlds - self.worlds.keys())
         require(not unknown, f"no world is called {', '.join(unknown)}: see `worlds`")
+        for world, arm in self.pairs():
+            source = self.tuning.settings_from.get(world, world)
+            require(
+                bool(self.seeds(source, arm)) and source not in self.tuning.settings_from.keys() - {world},
+                f"tuning.settings_from.{world}: {arm} is not tuned in {source}; see `crossings`",
+            )
         for contrast in self.contrasts:
             for world in contrast.worlds:
                 for arm in (contrast.a, contrast.b):
@@ -159,8 +169,10 @@ class Cell:
 
 
 def grid_of(study: StudyConfig, world: str, arm: str) -> list[Cell]:
-    """The cells among which an arm's settings are chosen in a world."""
+    """The cells among which an arm's settings are chosen in a world; none where they come from another world."""
     tuning = study.tuning
+    if world in tuning.settings_from:
+        return []
     steps = sorted({*tuning.steps, *tuning.more_steps.get(arm, ())})
     return [Cell(world, arm, rate, n, tuning.seed) for rate in sorted(tuning.learning_rates) for n in steps]
 
@@ -192,10 +204,10 @@ def mark_of(study: StudyConfig, cell: Cell) -> str:
     tree = tree_of(study, cell)
     for name in ("output_dir", "evaluate", "also"):  # what no number depends on
         del tree[name]
-    names = ["gen_length", "block_length", "validation"]
+    names = ["gen_length", "block_length", "validation", "margin", "budget_share", "dtype"]
     decoders = [decoders_of(study, cell)]
-    if not is_trial(study, cell):  # what is measured on test hangs on what validation chooses
-        names += ["test", "mechanism", "mechanism_threshold", "margin", "budget_share"]
+    if not is_trial(study, cell):
+        names += ["test", "mechanism", "mechanism_threshold"]
         decoders.append(study.reported)
     shown = [[{k: v for k, v in vars(options).items() if v is not None} for options in part] for part in decoders]
     return fingerprint(tree, shown, {n: vars(study)[n] for n in names}, teacher_fingerprint(tree["teacher"]))

@@ -4,6 +4,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from cd4lm.config import require
 from cd4lm.data import tiny_task
 from cd4lm.data.examples import end_ids
@@ -14,7 +16,7 @@ from cd4lm.model.loading import load_for_inference
 from evaluation.measure import measure
 from evaluation.mechanism import mechanism
 from evaluation.study import records
-from evaluation.study.choice import choice, chosen, one_token, terms_from, terms_of
+from evaluation.study.choice import Terms, choice, chosen, one_token, terms_from, terms_of
 from evaluation.study.settings import (
     TEACHER,
     Cell,
@@ -73,6 +75,16 @@ def measure_all(subject: tuple, options: list[DecodingOptions], rows: list[dict]
     return {d.name: measure(*subject, rows, d, label=d.name, **how) for d in decoders}
 
 
+def measure_until(subject: tuple, options: list, rows: list[dict], batch_size: int, terms: Terms) -> dict:
+    """Like measure_all, in order, and no further than the second decoder that takes more than the budget."""
+    documents: dict[str, list[dict]] = {}
+    for one in options:
+        documents |= measure_all(subject, [one], rows, batch_size)
+        if sum(records.means(own)["nfe"] > terms.budget for own in documents.values()) == 2:
+            break
+    return documents
+
+
 def to_judge(study: StudyConfig, cell: Cell, found: dict) -> list[str]:
     """The names of the decoders that validation chooses for test, and of a teacher's one token per step."""
     points = records.points(found)
@@ -85,10 +97,15 @@ def to_judge(study: StudyConfig, cell: Cell, found: dict) -> list[str]:
 def measure_cell(study: StudyConfig, cell: Cell) -> dict:
     """A record's content: every decoder on validation; the chosen ones on test, and the mechanism, unless it is a trial."""
     folder, start = checkpoint_of(study, cell), time.monotonic()
-    subject = load_for_inference(folder)
+    subject = load_for_inference(folder, getattr(torch, study.dtype))
     found = {"weights": weights_fingerprint(folder), "validation": {}, "test": {}, "mechanism": None}
     rows = read_split(study, cell, "validation", study.validation)
-    documents = measure_all(subject, decoders_of(study, cell), rows, study.batch_size)
+    if is_trial(study, cell):
+        documents = measure_until(
+            subject, decoders_of(study, cell), rows, study.batch_size, terms_of(study, cell.world)
+        )
+    else:
+        documents = measure_all(subject, decoders_of(study, cell), rows, study.batch_size)
     found["validation"] = {name: records.means(own) for name, own in documents.items()}
     if not is_trial(study, cell):
         names = dict(zip(documents, decoders_of(study, cell), strict=True))
@@ -103,7 +120,7 @@ def measure_cell(study: StudyConfig, cell: Cell) -> dict:
 
 def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list[dict]) -> dict:
     """What mechanism.py measures of a cell's model on validation problems."""
-    teacher = load_for_inference(experiment_of(study, cell).teacher)
+    teacher = load_for_inference(experiment_of(study, cell).teacher, getattr(torch, study.dtype))
     one_token_each = replace(one_token_of(study), stop_at_eos=False)
     changes = {"steps": None, "confidence_threshold": study.mechanism_threshold, "stop_at_eos": True}
     looked = replace(one_token_each, **changes)
