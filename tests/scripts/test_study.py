@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 import yaml
 
 from cd4lm.config import load
+from cd4lm.data.tiny_task import World, make_row
+from cd4lm.model.loading import load_for_inference
 from evaluation.study import records
-from evaluation.study.choice import chosen, terms_of
-from evaluation.study.settings import Cell, StudyConfig, experiment_of, mark_of
-from evaluation.study.work import all_cells
+from evaluation.study.choice import Terms, chosen, terms_of
+from evaluation.study.settings import Cell, StudyConfig, experiment_of, mark_of, shaped
+from evaluation.study.work import all_cells, measure_until
 from scripts.study import main
 from tests.conftest import ROOT
 from tests.training.worlds import TRAIN, write_teacher_and_data
@@ -138,10 +141,35 @@ def test_a_world_a_record_and_a_rule(plan):
     assert len(all_cells(study)[0]) == 1 + 4 + 2 and all_cells(study)[1] == 8
 
 
+def test_settings_from_another_world(plan):
+    """A world that takes its settings from another has no trials of its own, and the choice that was made there."""
+    worlds = ["worlds={w8: [data.dir=a], other: [data.dir=b]}", "tuning.settings_from={other: w8}"]
+    crossed = ["crossings=[{arms: [dscd, lambda0], worlds: [w8, other], seeds: [1]}]"]
+    study = load(StudyConfig, plan, worlds + crossed)
+    points = {"fixed, steps=40": {"accuracy": 0.9, "nfe": 40}}
+    for cell in (Cell("w8"), Cell("w8", "dscd", 0.001, 1, 9)):
+        records.write(study, cell, {"validation": points, "test": {}})
+    assert chosen(study, "other", "dscd") == Cell("other", "dscd", 0.001, 1, 9)
+    assert chosen(study, "other", "lambda0") is None
+    cells, total = all_cells(study)
+    assert [c.seed for c in cells if c.world == "other"] == [None, 1] and total == 2 + 2 + 4
+
+
+def test_a_trial_stops_beyond_the_budget(plan):
+    """Decoders are measured in their order until two of them take more than the budget."""
+    study = load(StudyConfig, plan)
+    cell = Cell("w8", "dscd", 0.001, 1, 9)
+    subject = load_for_inference(experiment_of(study, cell).teacher)
+    rows = [make_row("validation", i, 0, World()) for i in range(2)]
+    decoders = shaped(study, study.decoders)
+    names = list(measure_until(subject, decoders, rows, 2, Terms(0.9, 1000)))
+    assert len(names) == 3 and list(measure_until(subject, decoders, rows, 2, Terms(0.9, 0))) == names[:2]
+
+
 def test_a_changed_plan_makes_a_record_again(plan):
     study, cell = load(StudyConfig, plan), Cell("w8", "dscd", 0.001, 1, 9)
     other = load(StudyConfig, plan, ["base=[dscd.temperature=3]"])
-    moved = load(StudyConfig, plan, ["output_dir=elsewhere", "processes=1", "margin=0.02"])
+    moved = load(StudyConfig, plan, ["output_dir=elsewhere", "processes=1", "test=7"])
     assert mark_of(study, cell) == mark_of(moved, cell) != mark_of(other, cell)
     records.write(study, cell, {"validation": {}, "test": {}})
     assert records.read(study, cell) is not None and records.read(other, cell) is None
@@ -173,11 +201,16 @@ class TestMistakes:
             ("crossings=[{arms: [dscd], worlds: [w9], seeds: [1]}]", "no world is called w9: see `worlds`"),
             ("crossings=[{arms: [dscd], worlds: [w8], seeds: [1]}]", "lambda0 is not crossed with w8; see `crossings`"),
             ("decoders=[{treshold: 1}]", "unknown key decoders.0.treshold"),
+            ("tuning.settings_from={w8: w9}", "no world is called w9: see `worlds`"),
+            (
+                "worlds={w8: [], b: []} tuning.settings_from={w8: b}",
+                "tuning.settings_from.w8: dscd is not tuned in b; see `crossings`",
+            ),
             ("mechanism=7", "mechanism=7 must be at most validation=6"),
         ],
     )
     def test_a_plan_that_cannot_be(self, plan, refused, word, message):
-        refused(main, message, plan, word)
+        refused(main, message, plan, *re.split(" (?=tuning)", word))
 
 
 def test_the_plan_of_the_repository():
