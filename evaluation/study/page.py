@@ -1,6 +1,7 @@
 """The page of a study: plots, what a person wrote about them, tables, how it was measured, and the plan's history."""
 
 import hashlib
+import re
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -28,16 +29,19 @@ PAGE = """# For which targets and which teachers does each part help?
 
 ![forward passes]({folder}/nfe.png)
 
+## Every arm
+
+What validation chose, on test problems, with 95 % intervals: the accuracy at the world's budget of forward passes, and the
+forward passes at its target accuracy. The last column is the threshold published for 8B, chosen by nobody.
+
+{arms}
+
 ## Planned questions
 
 Accuracy is in percent at the world's budget of forward passes, NFE at its target accuracy; differences are a - b with 95 %
 intervals. Only rows with Holm's p and {least} seeds carry a verdict; the others are numbers.
 
 {contrasts}
-
-## Every arm
-
-{arms}
 
 ## Mechanism
 
@@ -52,6 +56,8 @@ intervals. Only rows with Holm's p and {least} seeds carry a verdict; the others
 The trial that the plan's rule chose is marked; all others stand below it.
 
 {tuning}
+
+{limits}
 
 ## How it was measured
 
@@ -94,6 +100,18 @@ def history_of(plan: str) -> str:
     return "\n".join(entries) or "not committed yet"
 
 
+def written(study: StudyConfig, file: str | None, found: dict) -> str:
+    """What a person wrote for the page. Raises ValueError where it points at a row that the tables do not have."""
+    if file is None:
+        return ""
+    text = Path(file).read_text().strip()
+    rows = {row["id"] for row in found["contrasts"]} | {f"{row['world']}/{row['arm']}" for row in found["arms"]}
+    worlds = "|".join(study.worlds)
+    named = set(re.findall(rf"`(Q\d+\.\w+|(?:{worlds})/\w+)`", text))
+    require(named <= rows, f"{file} points at {', '.join(sorted(named - rows))}, which no table has: correct it")
+    return text
+
+
 def write_page(study: StudyConfig, plan: str) -> Path:
     """Write the page, its plots and results.json. Raises ValueError as long as no teacher is measured."""
     analysis = Analysis(study)
@@ -124,11 +142,11 @@ def text_of(study: StudyConfig, plan: str, analysis: Analysis, found: dict) -> s
         for world, (bits, wrong, end) in plots.dials(analysis).items()
     ]
     devices = {r.content["provenance"]["device"] for own in analysis.records.values() for r in own}
-    findings = Path(study.findings).read_text() if study.findings else "*No findings are written yet.*"
     return PAGE.format(
         state=state,
         folder=Path(study.report).with_suffix("").name,
-        findings=findings.strip(),
+        findings=written(study, study.findings, found) or "*No findings are written yet.*",
+        limits=written(study, study.limits, found),
         least=LEAST_SEEDS,
         contrasts=tables.contrast_table(study, found["contrasts"]),
         arms=tables.arm_table(study, found["arms"]),

@@ -73,8 +73,9 @@ class StudyConfig:
     validation, test: problems of the two splits; decoders are chosen on the first and judged on the second. mechanism:
     validation problems on which states are compared. margin: accuracy may fall this far under the teacher's at one token per
     step and count as equal. budget_share: a world's budget is this share of the forward passes that its teacher's envelope
-    needs at equal accuracy, but no fewer than its cheapest decoder takes. dtype: of the weights while decoding. records: folder of what was measured, kept in git;
-    report: the page. processes: cells at a time, one thread each.
+    needs at equal accuracy, but no fewer than its cheapest decoder takes. dtype: of the weights while decoding. records:
+    folder of what was measured, kept in git; report: the page; findings, limits: files of what a person wrote for it, above
+    and below its tables. processes: cells at a time, one thread each.
     """
 
     experiment: str
@@ -101,6 +102,7 @@ class StudyConfig:
     records: str = "docs/results/cells"
     report: str = "docs/results.md"
     findings: str | None = None
+    limits: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):

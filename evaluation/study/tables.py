@@ -44,7 +44,7 @@ def contrast_table(study: StudyConfig, rows: list[dict]) -> str:
 
 def arm_table(study: StudyConfig, rows: list[dict]) -> str:
     columns = {
-        "world": lambda r: r["world"],
+        "row": lambda r: f"{r['world']}/{r['arm']}",
         "arm": lambda r: study.label(r["arm"]),
         "seeds": lambda r: "–" if r["arm"] == TEACHER else str(len(r["seeds"])),
         "rate x steps": lambda r: "–" if r["arm"] == TEACHER else f"{r['learning_rate']:g} x {r['steps']}",

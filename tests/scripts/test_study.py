@@ -114,6 +114,15 @@ def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
         f"{name}.png" for name in ("gains", "envelopes", "mechanism", "calibration", "nfe")
     }
 
+    # What a person writes for the page points at rows that it has.
+    findings = plan.parent / "findings.md"
+    findings.write_text("1. Nothing is decided by `Q1.w8`; `w8/dscd` is a number, `scripts/study.py` a program.")
+    assert run_main(main, plan, f"findings={findings}", "--report")[0] is None
+    assert "1. Nothing is decided by" in (plan.parent / "results.md").read_text()
+    findings.write_text("1. A row of another study, `Q7.w8`.")
+    message, _ = run_main(main, plan, f"limits={findings}", "--report")
+    assert "findings.md points at Q7.w8, which no table has" in message
+
     # One number is changed before the cell is made again, so that both answers are seen: it differs, all others agree.
     best = chosen(study, "w8", "dscd")
     file = cells / f"w8/dscd/rate-0.001_steps-{best.steps}_seed-1.json.gz"
