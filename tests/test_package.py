@@ -33,7 +33,8 @@ decoder = DecodingOptions(confidence_threshold=0.9).for_checkpoint(folder)
 model, tokenizer = load_for_inference(folder)
 prompt = torch.tensor(encode_prompt(tokenizer, "tom has 7 apples . buys 3 . gives 2 . how many ?"))
 (answer,) = generate(model, tokenizer, [prompt], decoder, batch_size=1)
-import cd4lm, evaluation.metrics.gsm8k as gsm8k
+import cd4lm, evaluation.metrics.gsm8k as gsm8k, cd4lm.data.gsm8k_numbers as numbers
+assert len(numbers.pool().known) > 1000  # its templates are data of the package
 print(answer.text, "|", cd4lm.__file__, "|", gsm8k.score({"answer": "#### 8"}, answer.text))
 """
 
@@ -52,7 +53,7 @@ def wheel(tmp_path_factory):
         "--quiet",
         "--no-deps",
         "--no-build-isolation",
-        str(ROOT),
+        str(source),
         "-w",
         folder,
     ]
