@@ -84,7 +84,13 @@ def test_a_wheel_decodes_in_an_environment_of_its_own(wheel, tmp_path):
 @pytest.mark.slow
 def test_the_wheel_has_what_it_needs_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    files = ("dllm_eval/tasks/dllm_gsm8k.yaml", "trace_page/page.html", "protocols/field.yaml", "published.yaml")
+    files = (
+        "dllm_eval/tasks/dllm_gsm8k.yaml",
+        "trace_page/page.html",
+        "study/page.md",
+        "protocols/field.yaml",
+        "published.yaml",
+    )
     for wanted in ("cd4lm/py.typed", *(f"evaluation/{file}" for file in files)):
         assert wanted in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"cd4lm", "cd4lm_vllm", "evaluation"}

@@ -13,75 +13,7 @@ from evaluation.study.analysis import LEAST_SEEDS, Analysis
 from evaluation.study.settings import StudyConfig
 from evaluation.study.work import all_cells
 
-PAGE = """# For which targets and which teachers does each part help?
-
-{state}
-
-![gain of each method against the dials of the worlds]({folder}/gains.png)
-
-{findings}
-
-![envelopes]({folder}/envelopes.png)
-
-![mechanism]({folder}/mechanism.png)
-
-![calibration]({folder}/calibration.png)
-
-![forward passes]({folder}/nfe.png)
-
-## Every arm
-
-What validation chose, on test problems, with 95 % intervals: the accuracy at the world's budget of forward passes, and the
-forward passes at its target accuracy. The last column is the threshold published for 8B, chosen by nobody.
-
-{arms}
-
-## Planned questions
-
-Accuracy is in percent at the world's budget of forward passes, NFE at its target accuracy; differences are a - b with 95 %
-intervals. Only rows with Holm's p and {least} seeds carry a verdict; the others are numbers.
-
-{contrasts}
-
-## Mechanism
-
-{mechanism}
-
-## Worlds
-
-{worlds}
-
-## Tuning
-
-The trial that the plan's rule chose is marked; all others stand below it.
-
-{tuning}
-
-{limits}
-
-## How it was measured
-
-- Decoders ({decoders}) are chosen on {validation} validation problems for each student by itself and judged on {test} test
-  problems whose arithmetic occurs in neither training nor validation; a teacher has one token per step besides. Two neighbours
-  on the envelope may be mixed, which is a decoder that flips a biased coin. The target of a world is its teacher's validation
-  accuracy at one token per step less {margin:g} point(s); its budget {share:g} times the forward passes that the teacher's
-  envelope needs for it, but no fewer than its cheapest decoder takes.
-- Learning rate and length were chosen for every arm from the same grid, on validation, with a seed of its own and those of the
-  decoders that `tuning.decoders` names, in every world but those of `tuning.settings_from`, which take them from another.
-- Seeds are the unit: the variance of a difference is that between seeds plus that between clusters of problems of one
-  arithmetic key, which all seeds share; degrees of freedom by Welch and Satterthwaite. Holm's correction is over all main
-  rows. *equal*: the whole interval lies within {margin:g} point(s). *paired* arms share rows and masks.
-- NFE and tokens are counted up to the first EOS. Every model runs through the same decode loop, with weights in {dtype}.
-- Made on: {devices}. The last digits of a student move with the processor, so `--cell` repeats a cell to the digit on the
-  machine that made it, and close to it elsewhere.
-- Records of every cell: `{records}`; `python scripts/study.py {plan} --cell NAME` makes one again.
-
-## The plan and its changes
-
-`{plan}`, SHA-256 `{digest}`. Every change of it since it was first committed, from git:
-
-{history}
-"""
+PAGE = Path(__file__).with_name("page.md")
 
 
 def history_of(plan: str) -> str:
@@ -142,7 +74,7 @@ def text_of(study: StudyConfig, plan: str, analysis: Analysis, found: dict) -> s
         for world, (bits, wrong, end) in plots.dials(analysis).items()
     ]
     devices = {r.content["provenance"]["device"] for own in analysis.records.values() for r in own}
-    return PAGE.format(
+    return PAGE.read_text(encoding="utf-8").format(
         state=state,
         folder=Path(study.report).with_suffix("").name,
         findings=written(study, study.findings, found) or "*No findings are written yet.*",

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cd4lm.data.tiny_task import answer_bits
+from cd4lm.model.loading import tokenizer_for_inference
 from evaluation.envelope import hull
 from evaluation.study.analysis import Analysis
 from evaluation.study.choice import one_token
@@ -28,16 +29,22 @@ def colour(analysis: Analysis, arm: str) -> str:
     return plt.get_cmap("tab20")([TEACHER, *analysis.study.arms].index(arm) % 20)
 
 
-def dials(analysis: Analysis) -> dict[str, tuple[float, float, float]]:
-    """Of each world entropy of the data's answers in bits, share of wrong answers of the teacher, of EOS in a canvas, in %."""
+def dials(analysis: Analysis) -> dict[str, tuple[float | None, float, float]]:
+    """Of each world bits of the data's answers (None = not known), wrong answers of the teacher and EOS in a canvas, in %."""
     found = {}
     for world in analysis.terms:
-        wordings = experiment_of(analysis.study, Cell(world)).data.world.wordings
+        experiment = experiment_of(analysis.study, Cell(world))
+        data, tokenizer = experiment.data, tokenizer_for_inference(experiment.teacher)
         rows = read_split(analysis.study, Cell(world), "test", analysis.study.test)
         teacher = analysis.records[world, TEACHER][0]
-        bits = np.mean([answer_bits(row["key"], wordings) for row in rows])
-        end = 1 - np.mean([len(row["answer"].split()) for row in rows]) / analysis.study.gen_length
-        found[world] = float(bits), 100 * (1 - teacher.right(one_token(analysis.study)).mean()), float(100 * end)
+        bits = [answer_bits(row["key"], data.world.wordings) for row in rows] if data.dataset == "tiny" else None
+        lengths = [len(tokenizer(row["answer"], add_special_tokens=False)["input_ids"]) for row in rows]
+        end = 1 - np.mean(lengths) / analysis.study.gen_length
+        found[world] = (
+            None if bits is None else float(np.mean(bits)),
+            100 * (1 - teacher.right(one_token(analysis.study)).mean()),
+            float(100 * end),
+        )
     return found
 
 
@@ -49,7 +56,7 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
         rows = [r for r in contrasts if (r["a"], r["b"], r["measure"]) == (a, b, "accuracy") and r["difference"]]
         for side, part in enumerate(axes):
             for j, row in enumerate(rows):
-                d, x = row["difference"], places[row["world"]][side] + 0.12 * i
+                d, x = row["difference"], (places[row["world"]][side] or 0) + 0.12 * i
                 ends = (0, 0) if d["low"] is None else (d["value"] - d["low"], d["high"] - d["value"])
                 label = f"{study.label(a)} − {study.label(b)}" if j == 0 else None
                 how = {"color": f"C{i}", "marker": "o", "capsize": 2, "ls": "", "label": label}

@@ -1,5 +1,6 @@
 """What is to be done of a study, in order, and how one cell is measured."""
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -7,16 +8,14 @@ from pathlib import Path
 import torch
 
 from cd4lm.config import require
-from cd4lm.data import tiny_task
 from cd4lm.data.examples import end_ids
 from cd4lm.data.rows import read_jsonl
-from cd4lm.decoding import DecodingOptions
 from cd4lm.io import weights_fingerprint
 from cd4lm.model.loading import load_for_inference
-from evaluation.measure import measure
+from evaluation.measure import measure, scorer
 from evaluation.mechanism import mechanism
 from evaluation.study import records
-from evaluation.study.choice import Terms, choice, chosen, one_token, terms_from, terms_of
+from evaluation.study.choice import choice, chosen, one_token, terms_from, terms_of
 from evaluation.study.settings import (
     TEACHER,
     Cell,
@@ -28,6 +27,8 @@ from evaluation.study.settings import (
     one_token_of,
     shaped,
 )
+
+HELD_OUT = {"gsm8k_numbers": "numbers"}  # the split of a data set that has none called test
 
 
 def checkpoint_of(study: StudyConfig, cell: Cell) -> Path:
@@ -62,25 +63,22 @@ def all_cells(study: StudyConfig) -> tuple[list[Cell], int]:
 
 def read_split(study: StudyConfig, cell: Cell, split: str, count: int) -> list[dict]:
     """The first so many problems of a cell's world. Raises ValueError if there are too few."""
-    file = Path(experiment_of(study, cell).data.dir) / f"{split}.jsonl"
+    data = experiment_of(study, cell).data
+    file = Path(data.dir) / f"{HELD_OUT.get(data.dataset, split) if split == 'test' else split}.jsonl"
     rows = read_jsonl(file)[:count]
     require(len(rows) == count, f"{file} holds {len(rows)} problems, the plan asks for {count}: lower `{split}`")
     return rows
 
 
-def measure_all(subject: tuple, options: list[DecodingOptions], rows: list[dict], batch_size: int) -> dict:
-    """Documents of every decoder by its name."""
-    decoders = [o.decoder(subject[0].config, end_ids(subject[1])) for o in options]
-    how = {"batch_size": batch_size, "score": tiny_task.score}
-    return {d.name: measure(*subject, rows, d, label=d.name, **how) for d in decoders}
-
-
-def measure_until(subject: tuple, options: list, rows: list[dict], batch_size: int, terms: Terms) -> dict:
-    """Like measure_all, in order, and no further than the second decoder that takes more than the budget."""
+def measured(
+    study: StudyConfig, cell: Cell, subject: tuple, options: list, rows: list, budget: float = math.inf
+) -> dict:
+    """Documents of decoders by name, in their order and no further than the second that takes more than the budget."""
+    how = {"batch_size": study.batch_size, "score": scorer(experiment_of(study, cell).data.dataset)}
     documents: dict[str, list[dict]] = {}
-    for one in options:
-        documents |= measure_all(subject, [one], rows, batch_size)
-        if sum(records.means(own)["nfe"] > terms.budget for own in documents.values()) == 2:
+    for decoder in [o.decoder(subject[0].config, end_ids(subject[1])) for o in options]:
+        documents[decoder.name] = measure(*subject, rows, decoder, label=decoder.name, **how)
+        if sum(records.means(own)["nfe"] > budget for own in documents.values()) == 2:
             break
     return documents
 
@@ -100,19 +98,15 @@ def measure_cell(study: StudyConfig, cell: Cell) -> dict:
     subject = load_for_inference(folder, getattr(torch, study.dtype))
     found = {"weights": weights_fingerprint(folder), "validation": {}, "test": {}, "mechanism": None}
     rows = read_split(study, cell, "validation", study.validation)
-    if is_trial(study, cell):
-        documents = measure_until(
-            subject, decoders_of(study, cell), rows, study.batch_size, terms_of(study, cell.world)
-        )
-    else:
-        documents = measure_all(subject, decoders_of(study, cell), rows, study.batch_size)
+    budget = terms_of(study, cell.world).budget if is_trial(study, cell) else math.inf
+    documents = measured(study, cell, subject, decoders_of(study, cell), rows, budget)
     found["validation"] = {name: records.means(own) for name, own in documents.items()}
     if not is_trial(study, cell):
         names = dict(zip(documents, decoders_of(study, cell), strict=True))
         rows_of_test = read_split(study, cell, "test", study.test)
-        reported = measure_all(subject, shaped(study, study.reported), rows_of_test, study.batch_size)
+        reported = measured(study, cell, subject, shaped(study, study.reported), rows_of_test)
         missing = [names[name] for name in to_judge(study, cell, found["validation"]) if name not in reported]
-        documents = reported | measure_all(subject, missing, rows_of_test, study.batch_size)
+        documents = reported | measured(study, cell, subject, missing, rows_of_test)
         found |= {"test": {name: records.columns(own) for name, own in documents.items()}, "reported": list(reported)}
         found["mechanism"] = measure_mechanism(study, cell, subject, rows[: study.mechanism])
     return found | {"measuring_seconds": round(time.monotonic() - start, 1)}
@@ -121,7 +115,10 @@ def measure_cell(study: StudyConfig, cell: Cell) -> dict:
 def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list[dict]) -> dict:
     """What mechanism.py measures of a cell's model on validation problems."""
     teacher = load_for_inference(experiment_of(study, cell).teacher, getattr(torch, study.dtype))
-    one_token_each = replace(one_token_of(study), stop_at_eos=False)
+    one_token_each, score = (
+        replace(one_token_of(study), stop_at_eos=False),
+        scorer(experiment_of(study, cell).data.dataset),
+    )
     changes = {"steps": None, "confidence_threshold": study.mechanism_threshold, "stop_at_eos": True}
     looked = replace(one_token_each, **changes)
-    return mechanism(subject, teacher, rows, looked, one_token_each, study.batch_size, tiny_task.score)
+    return mechanism(subject, teacher, rows, looked, one_token_each, study.batch_size, score)

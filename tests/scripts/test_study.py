@@ -17,9 +17,9 @@ from cd4lm.config import load
 from cd4lm.data.tiny_task import World, make_row
 from cd4lm.model.loading import load_for_inference
 from evaluation.study import records
-from evaluation.study.choice import Terms, chosen, terms_of
+from evaluation.study.choice import chosen, terms_of
 from evaluation.study.settings import Cell, StudyConfig, experiment_of, mark_of, shaped
-from evaluation.study.work import all_cells, measure_until
+from evaluation.study.work import all_cells, measured
 from scripts.study import main
 from tests.conftest import ROOT
 from tests.training.worlds import TRAIN, write_teacher_and_data
@@ -171,8 +171,8 @@ def test_a_trial_stops_beyond_the_budget(plan):
     subject = load_for_inference(experiment_of(study, cell).teacher)
     rows = [make_row("validation", i, 0, World()) for i in range(2)]
     decoders = shaped(study, study.decoders)
-    names = list(measure_until(subject, decoders, rows, 2, Terms(0.9, 1000)))
-    assert len(names) == 3 and list(measure_until(subject, decoders, rows, 2, Terms(0.9, 0))) == names[:2]
+    names = list(measured(study, cell, subject, decoders, rows, 1000))
+    assert len(names) == 3 and list(measured(study, cell, subject, decoders, rows, 0)) == names[:2]
 
 
 def test_a_changed_plan_makes_a_record_again(plan):
