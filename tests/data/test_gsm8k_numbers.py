@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from fractions import Fraction
 
 import pytest
@@ -18,6 +19,7 @@ from cd4lm.data.number_words import article_of
 from cd4lm.data.rows import read_jsonl, write_jsonl
 from cd4lm.decoding.command_line import Answerer
 from cd4lm.decoding.options import DecodingOptions
+from cd4lm.io import weights_fingerprint
 from cd4lm.model.tokenizer import JsonTokenizer
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.pretrain import PretrainConfig, pretrain
@@ -47,7 +49,7 @@ def rows() -> dict[str, list[dict]]:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A model of the small world after a few steps, which were interrupted once."""
+    """A model of the small world after a few steps."""
     folder = tmp_path_factory.mktemp("numbers") / "teacher"
     settings = {
         "output_dir": str(folder),
@@ -57,6 +59,8 @@ def teacher(tmp_path_factory):
         "warmup_steps": 1,
         "save_every": 2,
         "block_length": 32,
+        "bf16": True,
+        "group_by_length": True,
         "shape": {"d_model": 32, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 32, "max_sequence_length": 384},
         "format": {"answer_length": 128, "max_length": 384},
     }
@@ -246,8 +250,12 @@ def test_a_source_file_is_read_and_what_is_left_out_counted(tmp_path):
 
 
 def test_a_pretrained_model_resumes_is_evaluated_and_fits_the_main_job(teacher, tmp_path, run_main):
-    assert (teacher / "checkpoints/checkpoint-2").is_dir()
-    pretrain(load(PretrainConfig, teacher / "config.yaml"))  # resumes: its last checkpoint is of the last step
+    trained = weights_fingerprint(teacher)
+    shutil.rmtree(teacher / "checkpoints/checkpoint-3")
+    pretrain(
+        load(PretrainConfig, teacher / "config.yaml")
+    )  # from the checkpoint before, with the rows and masks of the step lost
+    assert weights_fingerprint(teacher) == trained
     answerer = Answerer(teacher, DecodingOptions())
     answerer.check_words(make_row("questions", 0, world=SMALL)["question"])
     with pytest.raises(ValueError, match=r"does not know the words Zaphod, towels\?;"):

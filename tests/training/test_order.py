@@ -36,7 +36,7 @@ LENGTHS = torch.randint(10, 500, (1003,), generator=torch.Generator().manual_see
 
 
 def grouped(seed: int = 1) -> list[int]:
-    return list(LengthGrouped(RunOrder(len(LENGTHS), 2400, seed), LENGTHS, 8, seed))
+    return list(LengthGrouped(RunOrder(len(LENGTHS), 2400, seed), LENGTHS.__getitem__, 8, seed))
 
 
 def padding(rows: list[int], batch: int) -> int:

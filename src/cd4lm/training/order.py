@@ -1,6 +1,6 @@
 """The examples of each optimizer step, as a function of (seed, step) alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import Sampler
@@ -40,11 +40,11 @@ class LengthGrouped(Sampler):
 
     Within pools of POOL steps rows are sorted by length, cut into steps, and the steps shuffled. They stay sorted
     within a step, so that its micro-batches are even too; one process or many see the same rows in a step.
-    lengths: tokens of each example; step_rows: rows of one optimizer step over all processes and micro-batches.
+    length: tokens of an example, asked when its pool begins; step_rows: rows of one optimizer step over all processes and micro-batches.
     """
 
-    def __init__(self, order: RunOrder, lengths: Sequence[int], step_rows: int, seed: int):
-        self.order, self.lengths, self.step_rows, self.seed = order, lengths, step_rows, seed
+    def __init__(self, order: RunOrder, length: Callable[[int], int], step_rows: int, seed: int):
+        self.order, self.length, self.step_rows, self.seed = order, length, step_rows, seed
 
     def __len__(self) -> int:
         return len(self.order)
@@ -52,7 +52,7 @@ class LengthGrouped(Sampler):
     def __iter__(self) -> Iterator[int]:
         rows, pool = list(self.order), POOL * self.step_rows
         for start in range(0, len(rows), pool):
-            ordered = sorted(rows[start : start + pool], key=lambda i: self.lengths[i], reverse=True)
+            ordered = sorted(rows[start : start + pool], key=self.length, reverse=True)
             steps = [ordered[first : first + self.step_rows] for first in range(0, len(ordered), self.step_rows)]
             for step in epoch_order(len(steps), self.seed, start):
                 yield from steps[step]

@@ -50,6 +50,7 @@ class PretrainConfig:
     embedded task. init_from: checkpoint whose weights to start from,
     null for random ones. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
     recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor has it.
+    group_by_length: rows of a step are of similar length, less padding.
     """
 
     output_dir: str
@@ -70,6 +71,7 @@ class PretrainConfig:
     seed: int = 0
     compile: bool = False
     bf16: bool = False
+    group_by_length: bool = False
 
     def __post_init__(self):
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
@@ -170,6 +172,7 @@ def build_trainer(config: PretrainConfig, tokenizer, output: Path) -> PretrainTr
         arguments,
         config=config,
         folder=output,
+        group_by_length=config.group_by_length,
         train_dataset=EndlessTask(config, tokenizer),
         data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
         optimizers=(MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr), None),

@@ -77,8 +77,11 @@ class RunTrainer(Trainer):
         order = RunOrder(len(data), self.args.max_steps * step_rows, self.args.seed)
         if not self.group_by_length:
             return order
-        lengths = [len(example["prompt"]) + len(example["answer"]) for example in data]
-        return LengthGrouped(order, lengths, step_rows, self.args.seed)
+
+        def length(i: int) -> int:
+            return len(data[i]["prompt"]) + len(data[i]["answer"])
+
+        return LengthGrouped(order, length, step_rows, self.args.seed)
 
     def rows_per_step(self) -> int:
         """Examples of one optimizer step over all processes."""
