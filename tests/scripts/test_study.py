@@ -222,9 +222,10 @@ class TestMistakes:
         refused(main, message, plan, *re.split(" (?=tuning)", word))
 
 
-def test_the_plan_of_the_repository():
+@pytest.mark.parametrize("name", ["evidence", "evidence_gsm8k_numbers"])
+def test_the_plans_of_the_repository(name):
     """Every cell's experiment is one that training accepts, and every main contrast has seeds enough for a verdict."""
-    study = load(StudyConfig, ROOT / "configs/evidence.yaml")
+    study = load(StudyConfig, ROOT / f"configs/{name}.yaml")
     for world, arm in study.pairs():
         experiment_of(study, Cell(world, arm, 1e-3, 60, 1))
     for contrast in study.contrasts:
