@@ -64,12 +64,16 @@ class Analysis:
         """An arm in a world: accuracy at the budget, NFE at equal accuracy, its tuning and its mechanism."""
         clusters = self.keys[world]
         row = {"world": world, "arm": arm, "seeds": self.seeds(world, arm)}
+        own, again = self.records[world, arm], 2 if arm == TEACHER else 1  # a teacher varies with the problems alone
         right, spent = self.columns(world, arm, "accuracy")
-        row["accuracy"], row["spent"] = asdict(over_seeds(right, None, clusters, False)), float(spent.mean())
+        row["accuracy"] = asdict(over_seeds(right.repeat(again, axis=0), None, clusters, False))
+        row["spent"] = float(spent.mean())
         equal = self.columns(world, arm, "nfe")
-        row["nfe"] = None if equal is None else asdict(over_seeds(equal[1], None, clusters, False))
+        row["reached"] = sum(choice(record.validation, self.terms[world], "nfe") is not None for record in own)
+        row["nfe"] = (
+            None if equal is None else asdict(over_seeds(equal[1].repeat(again, axis=0), None, clusters, False))
+        )
         row["nfe_accuracy"] = None if equal is None else float(equal[0].mean())
-        own = self.records[world, arm]
         row["reported"] = {
             name: np.mean([[column(name).mean() for column in (r.right, r.nfe)] for r in own], axis=0).tolist()
             for name in own[0].content["reported"]

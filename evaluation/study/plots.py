@@ -52,15 +52,17 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
     """The main figure: what each method gains, against the entropy of the targets and the teacher's slack."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
     places, study = dials(analysis), analysis.study
+    spans = [max(np.ptp([place[side] or 0 for place in places.values()]), 1) for side in range(2)]
     for i, (a, b) in enumerate(GAINS):
         rows = [r for r in contrasts if (r["a"], r["b"], r["measure"]) == (a, b, "accuracy") and r["difference"]]
         for side, part in enumerate(axes):
             for j, row in enumerate(rows):
-                d, x = row["difference"], (places[row["world"]][side] or 0) + 0.12 * i
+                d, x = row["difference"], (places[row["world"]][side] or 0) + 0.015 * i * spans[side]
                 ends = (0, 0) if d["low"] is None else (d["value"] - d["low"], d["high"] - d["value"])
                 label = f"{study.label(a)} − {study.label(b)}" if j == 0 else None
                 how = {"color": f"C{i}", "marker": "o", "capsize": 2, "ls": "", "label": label}
                 part.errorbar(x, 100 * d["value"], yerr=[[100 * ends[0]], [100 * ends[1]]], **how)
+                part.annotate(f" {row['world']}", (x, 100 * d["value"]), fontsize=6, va="center")
     axes[0].set_xlabel("entropy of the data's answers, bits")
     axes[1].set_xlabel("wrong answers of the teacher, one token per step, %")
     axes[0].set_ylabel("gain in accuracy at the world's budget, points")

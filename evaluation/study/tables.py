@@ -50,7 +50,9 @@ def arm_table(study: StudyConfig, rows: list[dict]) -> str:
         "rate x steps": lambda r: "–" if r["arm"] == TEACHER else f"{r['learning_rate']:g} x {r['steps']}",
         "accuracy at the budget, %": lambda r: number(r["accuracy"], 100),
         "NFE spent": lambda r: plain(r["spent"]),
-        "NFE at equal accuracy": lambda r: number(r["nfe"]),
+        "NFE at equal accuracy": lambda r: (
+            number(r["nfe"]) if r["nfe"] else f"reached by {r['reached']} of {len(r['seeds'])}"
+        ),
         "accuracy there, %": lambda r: plain(r["nfe_accuracy"], 100),
     }
     for name in rows[0]["reported"] if rows else ():
