@@ -21,7 +21,6 @@ PAGES = sorted(
 )
 CONFIGS = {"scripts/study.py": StudyConfig, "cd4lm.training.pretrain": PretrainConfig}  # others take an experiment
 FOREIGN = {"pip", "pytest", "ruff", "apt", "vllm", "curl", "lm_eval"}  # programs that are not this repository's
-RECORDS = {"docs/results.md"}  # pages that name the commands of their day
 VARIABLE = re.compile(r"[A-Z_]+=")
 
 
@@ -46,8 +45,6 @@ def commands_of(text: str) -> list[str]:
 def all_commands() -> list:
     found = {}
     for page in PAGES:
-        if page.relative_to(ROOT).as_posix() in RECORDS:
-            continue
         for line in commands_of(page.read_text(encoding="utf-8")):
             found.setdefault(line, page.relative_to(ROOT))
     return [pytest.param(line, id=f"{page}: {line[:60]}") for line, page in found.items()]
