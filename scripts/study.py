@@ -84,7 +84,7 @@ def run_study(study: StudyConfig) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     fork, running, failed = multiprocessing.get_context("fork"), {}, {}
     tqdm.monitor_interval = 0  # its thread's lock could be held while a cell is forked
-    with tqdm(desc="study", unit="cell", smoothing=0.05) as bar:
+    with tqdm(desc="study", unit="cell", smoothing=0.05, miniters=1) as bar:
         try:
             while True:
                 cells, bar.total = all_cells(study)
