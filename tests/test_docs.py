@@ -1,6 +1,7 @@
 """Every command of README and the guides is one that its program understands, and every link leads somewhere."""
 
 import argparse
+import json
 import re
 import runpy
 import shlex
@@ -142,6 +143,23 @@ def test_links():
 def test_readme_is_two_screens():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 100 and max(map(len, lines)) <= 200
+
+
+def test_the_table_of_readme_is_the_studys():
+    """Every row of README's table has the numbers that the study's program wrote, and enough seeds for a verdict."""
+    study = load(StudyConfig, ROOT / "configs/evidence.yaml")
+    arms = json.loads((ROOT / "docs/results/results.json").read_text())["arms"]
+    found = {study.label(row["arm"]): row for row in arms if row["world"] == "w8"}
+    _, _, table = (ROOT / "README.md").read_text().partition("| model | seeds |")
+    lines = table.partition("\n\n")[0].splitlines()[2:]
+    assert len(lines) >= 7
+    for line in lines:
+        label, seeds, right, passes, published = (cell.strip() for cell in line.strip("|").split("|"))
+        row, accuracy = found[label], found[label]["accuracy"]
+        assert seeds == ("–" if label == "teacher" else str(len(row["seeds"]))) and (seeds == "–" or int(seeds) >= 5)
+        assert right == "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * accuracy[k] for k in ("value", "low", "high")))
+        (published_accuracy, published_nfe) = row["reported"]["cad, confidence_threshold=0.95"]
+        assert passes == f"{row['spent']:.1f}" and published == f"{100 * published_accuracy:.1f} / {published_nfe:.1f}"
 
 
 def test_commands_are_found():
