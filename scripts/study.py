@@ -30,8 +30,6 @@ from evaluation.study.choice import terms_of
 from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of, words_of
 from evaluation.study.work import all_cells, measure_cell
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}  # the order of sums depends on their number
-
 
 def parse() -> argparse.Namespace:
     parser = CommandParser(__doc__)
@@ -139,7 +137,7 @@ def main():
     os.chdir(ROOT)  # paths in configs are relative to the repository
     arguments = parse()
     study = load(StudyConfig, arguments.config, arguments.overrides)
-    os.environ.update(ONE_THREAD)
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}  # the order of sums depends on their number
     if arguments.cell is not None:
         return sys.exit(0 if rerun(study, arguments.cell) else 1)
     if not arguments.report:

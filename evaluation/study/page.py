@@ -51,7 +51,7 @@ def write_page(study: StudyConfig, plan: str) -> Path:
     found, page = analysis.everything(), Path(study.report)
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    first = next(iter(analysis.terms))
+    first = plots.main_world(analysis)
     plots.plot_gains(analysis, found["contrasts"], folder / "gains.png")
     plots.plot_envelopes(analysis, folder / "envelopes.png")
     plots.plot_mechanism(found["arms"], study, folder / "mechanism.png")

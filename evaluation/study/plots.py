@@ -29,6 +29,11 @@ def colour(analysis: Analysis, arm: str) -> str:
     return plt.get_cmap("tab20")([TEACHER, *analysis.study.arms].index(arm) % 20)
 
 
+def main_world(analysis: Analysis) -> str:
+    """The first world of the plan that is measured."""
+    return next(world for world, _ in analysis.study.pairs() if world in analysis.terms)
+
+
 def dials(analysis: Analysis) -> dict[str, tuple[float | None, float, float]]:
     """Of each world bits of the data's answers (None = not known), wrong answers of the teacher and EOS in a canvas, in %."""
     found = {}
@@ -49,27 +54,34 @@ def dials(analysis: Analysis) -> dict[str, tuple[float | None, float, float]]:
 
 
 def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
-    """The main figure: what each method gains, against the entropy of the targets and the teacher's slack."""
+    """The main figure: what each method gains, against the entropy of the targets and the teacher's slack.
+
+    A panel moves one dial: worlds of the main world's recipe with other wordings, or its wordings with other teachers.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-    places, study = dials(analysis), analysis.study
-    spans = [max(np.ptp([place[side] or 0 for place in places.values()]), 1) for side in range(2)]
-    for i, (a, b) in enumerate(GAINS):
-        rows = [r for r in contrasts if (r["a"], r["b"], r["measure"]) == (a, b, "accuracy") and r["difference"]]
-        for side, part in enumerate(axes):
-            for j, row in enumerate(rows):
-                d, x = row["difference"], (places[row["world"]][side] or 0) + 0.015 * i * spans[side]
+    study, main = analysis.study, main_world(analysis)
+    places = {world: (round(bits or 0, 1), wrong) for world, (bits, wrong, _) in dials(analysis).items()}
+    one_each = {places[world][0]: world for world in [*reversed(places), main]}
+    panels = ({*one_each.values()}, {world for world in places if places[world][0] == places[main][0]})
+    for side, (part, worlds) in enumerate(zip(axes, panels, strict=True)):
+        span = max(np.ptp([places[world][side] for world in worlds]), 1)
+        for i, (a, b) in enumerate(GAINS):
+            planned = [r for r in contrasts if (r["a"], r["b"], r["measure"]) == (a, b, "accuracy")]
+            for row in (r for r in planned if r["world"] in worlds and r["difference"]):
+                d, x = row["difference"], places[row["world"]][side] + 0.02 * i * span
                 ends = (0, 0) if d["low"] is None else (d["value"] - d["low"], d["high"] - d["value"])
-                label = f"{study.label(a)} − {study.label(b)}" if j == 0 else None
-                how = {"color": f"C{i}", "marker": "o", "capsize": 2, "ls": "", "label": label}
+                how = {"color": f"C{i}", "marker": "o", "capsize": 2, "ls": ""}
                 part.errorbar(x, 100 * d["value"], yerr=[[100 * ends[0]], [100 * ends[1]]], **how)
-                part.annotate(f" {row['world']}", (x, 100 * d["value"]), fontsize=6, va="center")
+            part.plot([], [], "o", color=f"C{i}", label=f"{study.label(a)} − {study.label(b)}")
+        ends = [places[world][side] for world in worlds]
+        part.set_xlim(min(ends) - 0.1 * span, max(ends) + 0.1 * span)
+        part.secondary_xaxis("top").set_xticks(ends, worlds, fontsize=7)
+        part.axhline(0, color="black", lw=0.7)
+        part.grid(alpha=0.3)
     axes[0].set_xlabel("entropy of the data's answers, bits")
     axes[1].set_xlabel("wrong answers of the teacher, one token per step, %")
     axes[0].set_ylabel("gain in accuracy at the world's budget, points")
-    for part in axes:
-        part.axhline(0, color="black", lw=0.7)
-        part.grid(alpha=0.3)
-    axes[1].legend(fontsize=7)
+    axes[0].legend(fontsize=7)
     save(figure, path)
 
 

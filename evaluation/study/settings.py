@@ -195,9 +195,7 @@ def experiment_of(study: StudyConfig, cell: Cell) -> ExperimentConfig:
     return build(ExperimentConfig, tree_of(study, cell))
 
 
-@cache
-def teacher_fingerprint(folder: str) -> str:
-    return weights_fingerprint(folder)
+teacher_fingerprint = cache(weights_fingerprint)
 
 
 @cache
