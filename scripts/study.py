@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from cd4lm.config import TERMINATED, CommandParser, add_config, exit_with_message, load, one_line, require
 from cd4lm.io import ROOT, provenance
+from cd4lm.model.loading import load_config
 from evaluation.study import records
 from evaluation.study.choice import terms_of
 from evaluation.study.settings import TEACHER, Cell, StudyConfig, experiment_of, words_of
@@ -78,6 +79,8 @@ def run_study(study: StudyConfig) -> None:
     """Everything that is missing, each cell in a process of its own, with one bar over all of them."""
     import cd4lm.training.train  # noqa: F401, before the forks, which are spared it
 
+    for world in study.worlds:
+        load_config(experiment_of(study, Cell(world)).teacher)  # names one that is missing before anything is made
     torch.set_num_threads(1)  # other threads do not survive a fork, of which every cell is one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     fork, running, failed = multiprocessing.get_context("fork"), {}, {}

@@ -67,12 +67,10 @@ class Analysis:
         own, again = self.records[world, arm], 2 if arm == TEACHER else 1  # a teacher varies with the problems alone
         right, spent = self.columns(world, arm, "accuracy")
         row["accuracy"] = asdict(over_seeds(right.repeat(again, axis=0), None, clusters, False))
-        row["spent"] = float(spent.mean())
-        equal = self.columns(world, arm, "nfe")
+        row["spent"], equal = float(spent.mean()), self.columns(world, arm, "nfe")
         row["reached"] = sum(choice(record.validation, self.terms[world], "nfe") is not None for record in own)
-        row["nfe"] = (
-            None if equal is None else asdict(over_seeds(equal[1].repeat(again, axis=0), None, clusters, False))
-        )
+        found = None if equal is None else over_seeds(equal[1].repeat(again, axis=0), None, clusters, False)
+        row["nfe"] = None if found is None else asdict(found)
         row["nfe_accuracy"] = None if equal is None else float(equal[0].mean())
         row["reported"] = {
             name: np.mean([[column(name).mean() for column in (r.right, r.nfe)] for r in own], axis=0).tolist()

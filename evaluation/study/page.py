@@ -64,10 +64,9 @@ def write_page(study: StudyConfig, plan: str) -> Path:
 
 def text_of(study: StudyConfig, plan: str, analysis: Analysis, found: dict) -> str:
     """The page's Markdown."""
-    _, total = all_cells(study)
     stored = sum(len(records) for records in analysis.records.values())
     judged = len(study.worlds) + sum(len(study.seeds(*pair)) for pair in study.pairs())
-    state = f"{stored} of {judged} students and teachers are judged (`python scripts/study.py {plan}`; {total} cells with tuning)."
+    state = f"{stored} of {judged} students and teachers are judged (`python scripts/study.py {plan}`; {all_cells(study)[1]} cells with tuning)."
     state += "" if stored == judged else " **The study is not finished: what is missing has no row.**"
     worlds = [
         {"world": world, "bits": bits, "teacher": 100 - wrong, "end": end, **asdict(analysis.terms[world])}

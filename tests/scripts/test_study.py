@@ -186,6 +186,10 @@ def test_a_changed_plan_makes_a_record_again(plan):
 
 
 class TestMistakes:
+    def test_a_teacher_that_is_not_there(self, plan, refused):
+        refused(main, "teachers/nosuch", plan, "worlds={w8: [teacher=checkpoints/teachers/nosuch]}")
+        assert not (plan.parent / "out").exists()
+
     def test_a_cell_that_is_not_there(self, plan, refused):
         refused(main, "no cell is called 'w8/no': use one of w8/teacher, w8/dscd/", plan, "--cell", "w8/no")
 
