@@ -145,6 +145,8 @@ def main():
         return sys.exit(0 if rerun(study, arguments.cell) else 1)
     if not arguments.report:
         run_study(study)
+    for world in (world for world in study.worlds if terms_of(study, world)):
+        prepared(study, Cell(world))  # a clone has the records, and makes the problems again
     from evaluation.study.page import write_page
 
     print(f"wrote {write_page(study, arguments.config)}")

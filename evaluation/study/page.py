@@ -38,8 +38,7 @@ def written(study: StudyConfig, file: str | None, found: dict) -> str:
         return ""
     text = Path(file).read_text().strip()
     rows = {row["id"] for row in found["contrasts"]} | {f"{row['world']}/{row['arm']}" for row in found["arms"]}
-    worlds = "|".join(study.worlds)
-    named = set(re.findall(rf"`(Q\d+\.\w+|(?:{worlds})/\w+)`", text))
+    named = set(re.findall(rf"`(Q\d+\.\w+|(?:{'|'.join(study.worlds)})/\w+)`", text))
     require(named <= rows, f"{file} points at {', '.join(sorted(named - rows))}, which no table has: correct it")
     return text
 

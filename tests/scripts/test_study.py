@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,10 @@ def test_a_study_killed_in_the_middle_goes_on(plan, run_main):
     assert {f.name for f in (plan.parent / "results").glob("*.png")} == {
         f"{name}.png" for name in ("gains", "envelopes", "mechanism", "calibration", "nfe")
     }
+
+    # A clone has the records and not the problems, which are made again.
+    shutil.rmtree(plan.parent / "data/w8")
+    assert run_main(main, plan, "--report")[0] is None and (plan.parent / "results.md").read_text() == page
 
     # What a person writes for the page points at rows that it has.
     findings = plan.parent / "findings.md"
