@@ -1,7 +1,7 @@
 """Ask a question and watch the answer form under confidence-adaptive decoding.
 
 python inference_demo.py                       # asks for questions, one after another
-python inference_demo.py --prompt "tom has 7 apples . buys 3 . gives 2 . how many ?"
+python inference_demo.py --prompt "tom has 7 apples . buys 3 . gives 2 . wins 4 . how many ?"
 python inference_demo.py --model_path /models/LLaDA-8B-Instruct --prompt "..." --confidence_threshold 0.9
 python inference_demo.py --steps 40            # a fixed budget instead of CAD
 python inference_demo.py --steps 40 --compare_threshold 0.9 --trace trace.html     # both on one page, step by step
@@ -21,7 +21,7 @@ from cd4lm.decoding.options import SETTINGS, DecodingOptions
 from cd4lm.decoding.panel import AnswerPanel, legend, shown_path
 from cd4lm.io import check_writable, write_text
 
-EXAMPLE = "tom has 7 apples . buys 3 . gives 2 . how many ?"
+EXAMPLE = "tom has 7 apples . buys 3 . gives 2 . wins 4 . how many ?"
 LEAVE = ("exit", "quit", "/exit", "/quit")
 
 

@@ -25,10 +25,6 @@ def save(figure, path: Path) -> None:
     plt.close(figure)
 
 
-def colour(analysis: Analysis, arm: str) -> str:
-    return plt.get_cmap("tab20")([TEACHER, *analysis.study.arms].index(arm) % 20)
-
-
 def main_world(analysis: Analysis) -> str:
     """The first world of the plan that is measured."""
     return next(world for world, _ in analysis.study.pairs() if world in analysis.terms)
@@ -85,30 +81,36 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
     save(figure, path)
 
 
+def crossed(analysis: Analysis, world: str) -> Iterator[tuple[str, list, dict]]:
+    """The teacher of a world and its arms with several seeds: name, records, how to draw it."""
+    colours = dict(zip([TEACHER, *analysis.study.arms], 2 * plt.get_cmap("tab20").colors, strict=False))
+    for (of, arm), found in analysis.records.items():
+        if of == world and (arm == TEACHER or len(analysis.study.seeds(world, arm)) > 1):
+            yield arm, found, {"color": colours[arm], "label": analysis.study.label(arm)}
+
+
 def plot_envelopes(analysis: Analysis, path: Path) -> None:
     """Accuracy against NFE, mean over seeds: the envelope on validation, and where its choice at the budget is on test."""
-    worlds = list(analysis.terms)
-    figure, axes = plt.subplots(1, len(worlds), figsize=(4 * len(worlds), 4), squeeze=False)
-    for part, world in zip(axes[0], worlds, strict=True):
-        for (of, arm), found in analysis.records.items():
-            crossed = arm == TEACHER or len(analysis.study.seeds(world, arm)) > 1
-            if of != world or not crossed:
-                continue
+    columns, rows = min(3, len(analysis.terms)), -(-len(analysis.terms) // 3)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 4 * rows), squeeze=False)
+    for part, (world, terms) in zip(axes.flat, analysis.terms.items(), strict=False):
+        for arm, found, how in crossed(analysis, world):
             names = [n for n in found[0].validation if any(n in hull(r.validation) for r in found)]
             points = sorted(tuple(np.mean([r.validation[n] for r in found], axis=0)) for n in names)
             x, y = zip(*points, strict=True)
-            how = {"color": colour(analysis, arm), "label": analysis.study.label(arm)}
             part.plot(x, [100 * v for v in y], "-", lw=1, **how)
             right, spent = analysis.columns(world, arm, "accuracy")
             part.plot(spent.mean(), 100 * right.mean(), "o", ms=6, color=how["color"])
-        terms = analysis.terms[world]
         part.axhline(100 * terms.target, color="black", lw=0.7, ls=":")
         part.axvline(terms.budget, color="black", lw=0.7, ls=":")
         part.set_title(f"{world} (dotted: target, budget)", fontsize=9)
         part.set_xlabel("forward passes per answer")
         part.grid(alpha=0.3)
         part.legend(fontsize=6)
-    axes[0][0].set_ylabel("exact match, %: validation (lines), test at the budget (dots)")
+    for part in axes.flat[len(analysis.terms) :]:
+        part.axis("off")
+    figure.supylabel("exact match, %: validation (lines), test at the budget (dots)", fontsize=9)
+    figure.tight_layout()
     save(figure, path)
 
 
@@ -133,12 +135,10 @@ def plot_mechanism(rows: list[dict], study, path: Path) -> None:
 
 
 def of_seeds(analysis: Analysis, world: str) -> Iterator[tuple[dict, dict]]:
-    """The teacher of a world and its arms with several seeds: what mechanism.py found of all seeds, and how to draw it."""
-    for (of, arm), found in analysis.records.items():
-        if of == world and (arm == TEACHER or len(found) > 1):
-            own = [r.content["mechanism"]["calibration"] for r in found]
-            how = {"color": colour(analysis, arm), "label": analysis.study.label(arm)}
-            yield {name: np.concatenate([c[name] for c in own]) for name in own[0]}, how
+    """What mechanism.py found of all seeds of an arm, and how to draw it."""
+    for _, found, how in crossed(analysis, world):
+        own = [r.content["mechanism"]["calibration"] for r in found]
+        yield {name: np.concatenate([c[name] for c in own]) for name in own[0]}, how
 
 
 def finish(figure, axes, world: str, path: Path) -> None:
