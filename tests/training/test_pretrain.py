@@ -1,11 +1,16 @@
 """The pretraining recipe: its masks, and a run that learns and resumes."""
 
+from dataclasses import replace
+
 import torch
+from safetensors.torch import load_file
 
 from cd4lm.config import build
+from cd4lm.data.rows import read_jsonl
 from cd4lm.data.tiny_tokenizer import build_tokenizer
 from cd4lm.diffusion.noise import row_keys
 from cd4lm.model import LLaDAModelLM
+from cd4lm.settings import CADEvalConfig
 from cd4lm.training.pretrain import PretrainConfig, mixed_masks, pretrain
 
 
@@ -39,3 +44,16 @@ def test_a_run_writes_a_checkpoint_in_the_released_layout(tmp_path):
     model = LLaDAModelLM.from_pretrained(tmp_path)
     assert model.config.vocab_size == len(build_tokenizer())
     assert (tmp_path / "tokenizer.json").is_file() and (tmp_path / "generation_config.json").is_file()
+
+
+def test_the_learning_curve_is_in_the_log_and_moves_no_weight(tmp_path):
+    plain = settings(tmp_path / "plain", 4)
+    curve = CADEvalConfig(problems=3, block_length=20, batch_size=3)
+    watched = replace(plain, output_dir=str(tmp_path / "watched"), cad_eval=curve, eval_every=2)
+    for config in (plain, watched):
+        pretrain(config)
+    log = read_jsonl(tmp_path / "watched" / "training_log.jsonl")
+    assert [line["step"] for line in log if "eval_cad_accuracy" in line] == [2, 4]
+    assert all(0 < line["eval_loss"] for line in log if "eval_loss" in line)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "watched")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -25,7 +25,8 @@ from cd4lm.diffusion.losses import masked_diffusion_loss
 from cd4lm.diffusion.masking import block_state_masks, uniform_count_masks
 from cd4lm.diffusion.noise import row_keys, uniform
 from cd4lm.model import LLaDAConfig, LLaDAModelLM
-from cd4lm.settings import FormatConfig
+from cd4lm.settings import CADEvalConfig, FormatConfig
+from cd4lm.training.cad_eval import CADEvaluator, score_of
 from cd4lm.training.optimizer import MuonAdamW
 from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
 from cd4lm.training.trainer import RunTrainer
@@ -50,7 +51,8 @@ class PretrainConfig:
     embedded task. init_from: checkpoint whose weights to start from,
     null for random ones. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
     recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor has it.
-    group_by_length: rows of a step are of similar length, less padding.
+    group_by_length: rows of a step are of similar length, less padding. cad_eval: decode fresh problems of the validation
+    split every `eval_every` steps: the learning curve, in the log; null leaves it out.
     """
 
     output_dir: str
@@ -68,6 +70,8 @@ class PretrainConfig:
     block_lengths: tuple[Count, ...] = (10, 20, 40)
     block_length: Count = 20
     save_every: Count = 500
+    eval_every: Count = 500
+    cad_eval: CADEvalConfig | None = None
     seed: int = 0
     compile: bool = False
     bf16: bool = False
@@ -77,23 +81,26 @@ class PretrainConfig:
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
 
 
-class EndlessTask(Dataset):
-    """Fresh problems of the training split, one per index, for as many steps as the run has."""
+class FreshProblems(Dataset):
+    """Problems of a split made as they are asked for, one per index, the same for the same index."""
 
-    def __init__(self, config: PretrainConfig, tokenizer):
-        self.config, self.tokenizer = config, tokenizer
+    def __init__(self, config: PretrainConfig, tokenizer, split: str, problems: int):
+        self.config, self.tokenizer, self.split, self.problems = config, tokenizer, split, problems
 
     def __len__(self) -> int:
-        return self.config.steps * self.config.batch_size
+        return self.problems
 
-    def __getitem__(self, index: int) -> dict:
+    def row(self, index: int) -> dict:
         config = self.config
         task, world = (gsm8k_numbers, config.numbers) if config.numbers is not None else (tiny_task, config.world)
-        row = task.make_row("train", index, config.seed, world)
+        return task.make_row(self.split, index, config.seed, world)
+
+    def __getitem__(self, index: int) -> dict:
+        row, form = self.row(index), self.config.format
         return {
             "example_id": index,
-            "prompt": encode_prompt(self.tokenizer, row["question"], config.format.prompt_template),
-            "answer": encode_answer(self.tokenizer, row["answer"], config.format),
+            "prompt": encode_prompt(self.tokenizer, row["question"], form.prompt_template),
+            "answer": encode_answer(self.tokenizer, row["answer"], form),
         }
 
 
@@ -127,7 +134,8 @@ class PretrainTrainer(RunTrainer):
         keys = row_keys(inputs["example_id"], self.config.seed)
         masked, scored = mixed_masks(answer, keys, self.config.block_share, self.config.block_lengths)
         x = x0.masked_fill(masked, self.model.config.mask_token_id)
-        self.count("scored", scored.sum())
+        if model.training:
+            self.count("scored", scored.sum())
         logits = model(input_ids=x, attention_mask=inputs["attention_mask"], logits_at=scored).logits
         return masked_diffusion_loss(logits, x0, scored)
 
@@ -149,7 +157,14 @@ def build_model(config: PretrainConfig, tokenizer) -> LLaDAModelLM:
 
 def build_trainer(config: PretrainConfig, tokenizer, output: Path) -> PretrainTrainer:
     """Model, fresh problems and Muon, ready to train."""
-    model = build_model(config, tokenizer)
+    model, evaluation = build_model(config, tokenizer), {"eval_strategy": "no"}
+    data = {"train_dataset": FreshProblems(config, tokenizer, "train", config.steps * config.batch_size)}
+    if config.cad_eval is not None:
+        evaluation = {"eval_strategy": "steps", "eval_steps": config.eval_every}
+        data["eval_dataset"] = held_out = FreshProblems(config, tokenizer, "validation", config.cad_eval.problems)
+        rows = [held_out.row(i) for i in range(len(held_out))]
+        score = score_of(config.cad_eval.metric)
+        data["cad_eval"] = CADEvaluator(rows, tokenizer, config.format, config.cad_eval, score)
     arguments = TrainingArguments(
         output_dir=str(output / "checkpoints"),
         max_steps=config.steps,
@@ -165,6 +180,7 @@ def build_trainer(config: PretrainConfig, tokenizer, output: Path) -> PretrainTr
         seed=config.seed,
         torch_compile=config.compile,
         bf16=config.bf16,
+        **evaluation,
         use_cpu=not torch.cuda.is_available(),
     )
     return PretrainTrainer(
@@ -173,7 +189,7 @@ def build_trainer(config: PretrainConfig, tokenizer, output: Path) -> PretrainTr
         config=config,
         folder=output,
         group_by_length=config.group_by_length,
-        train_dataset=EndlessTask(config, tokenizer),
+        **data,
         data_collator=AnswerCollator(pad_id=tokenizer.pad_token_id),
         optimizers=(MuonAdamW(model, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr), None),
     )
@@ -184,7 +200,7 @@ def pretrain(config: PretrainConfig) -> None:
     output = Path(config.output_dir)
     last = last_checkpoint(output / "checkpoints")
     if last:
-        check_resume(config, output, free=("output_dir", "block_length"))
+        check_resume(config, output, free=("output_dir", "block_length", "eval_every", "cad_eval"))
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     numbers = config.numbers
     tokenizer = tiny_tokenizer.build_tokenizer() if numbers is None else gsm8k_numbers.build_tokenizer(numbers)

@@ -26,18 +26,25 @@ class RunTrainer(Trainer):
     """transformers' Trainer that checks loss and gradient norm before each optimizer step.
 
     folder: where training_log.jsonl goes (default: the checkpoints' folder). group_by_length: rows of similar length
-    share a step. max_steps must be set: the order of the examples is that of the whole run (RunOrder).
+    share a step. cad_eval: decode validation problems at every evaluation. max_steps must be set: the order of the examples is that of the whole run (RunOrder).
     Raises FloatingPointError at a step whose loss or gradient is not finite, before the weights change. SIGTERM saves a
     checkpoint at the end of the step and exits with status 143.
     """
 
-    def __init__(self, *args, folder: Path | None = None, group_by_length: bool = False, **kwargs):
+    def __init__(
+        self,
+        *args,
+        folder: Path | None = None,
+        group_by_length: bool = False,
+        cad_eval: CADEvaluator | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         require(
             self.args.max_steps > 0, f"max_steps={self.args.max_steps} must be the optimizer steps of the whole run"
         )
         self.folder = Path(self.args.output_dir if folder is None else folder)
-        self.group_by_length = group_by_length
+        self.group_by_length, self.cad_eval = group_by_length, cad_eval
         self._run_log: RunLog | None = None  # rank 0 has one
         self._means: defaultdict[str, torch.Tensor] = defaultdict(int)
         self._totals: defaultdict[str, torch.Tensor] = defaultdict(int)
@@ -127,6 +134,17 @@ class RunTrainer(Trainer):
             self._run_log.write(self.state.global_step, logs)
         super().log(logs, start_time)
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        with torch.no_grad():
+            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+
+    def evaluation_loop(self, *args, **kwargs):
+        """The losses, and with cad_eval what CAD makes of the model as it stands."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if self.cad_eval is not None:
+            output.metrics.update(self.cad_eval.measure(self))
+        return output
+
     def begin_run(self) -> None:
         """Open the log at the step the run starts from, and measure the device."""
         if self.is_world_process_zero():
@@ -215,7 +233,7 @@ class _StepEvents(TrainerCallback):
 
 
 class StudentTrainer(RunTrainer):
-    """RunTrainer for a student; a subclass has the loss. cad_eval: decode validation problems at every evaluation.
+    """RunTrainer for a student; a subclass has the loss.
 
     teacher: the frozen model that runs beside the student; None if there is none, or if the student carries adapters and
     is, with those off and the attention `teacher_attention` (None = its own), its own teacher.
@@ -224,13 +242,12 @@ class StudentTrainer(RunTrainer):
     def __init__(
         self,
         *args,
-        cad_eval: CADEvaluator | None = None,
         teacher: torch.nn.Module | None = None,
         teacher_attention: str | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.cad_eval, self.teacher_attention = cad_eval, teacher_attention
+        self.teacher_attention = teacher_attention
         self.mask_id = self.model.config.mask_token_id
         self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
         # In forward passes: gradients of the activations, and of the weights where those are trained.
@@ -253,14 +270,3 @@ class StudentTrainer(RunTrainer):
     def mask_step(self) -> int:
         """The step that masks are drawn for."""
         return self.state.global_step if self.model.training else EVALUATION_STEP
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
-
-    def evaluation_loop(self, *args, **kwargs):
-        """The losses, and with cad_eval what CAD makes of the student as it stands."""
-        output = super().evaluation_loop(*args, **kwargs)
-        if self.cad_eval is not None:
-            output.metrics.update(self.cad_eval.measure(self))
-        return output
