@@ -17,15 +17,8 @@ from evaluation.html_page import html_page
 from evaluation.report import equal_accuracy_note, family_table, interval, plot_frontier, reference_table, run_table
 from evaluation.run import Run
 from evaluation.trace_page import run_trace, trace_page
+from evaluation.training_plot import PARTS, plot_logs
 
-PARTS = {
-    "reconstruction": "cross-entropy, nats",
-    "consistency": "consistency, nats",
-    "distillation": "distillation, nats",
-    "certainty": "entropy where right, nats",
-    "denoising": "masked denoising, nats",
-    "lambda": "lambda",
-}
 PAGE = """# {title}
 
 {headline}
@@ -162,31 +155,6 @@ def page(config: ExperimentConfig, runs: list[Run], compared: dict, thresholds: 
     )
 
 
-def plot_training(config: ExperimentConfig, path: Path) -> None:
-    """The parts of each student's loss over the steps; a part that only some students have is theirs alone."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    students = {name: folder.parent for name, folder in model_names(config).items() if name != "teacher"}
-    logs = {name: read_jsonl(folder / "training_log.jsonl") for name, folder in students.items()}
-    present = [key for key in PARTS if any(key in entry for log in logs.values() for entry in log)]
-    figure, panels = plt.subplots(1, len(present), figsize=(3.7 * len(present), 3.4), squeeze=False)
-    for axes, key in zip(panels[0], present, strict=True):
-        for i, (name, log) in enumerate(logs.items()):
-            points = [(entry["step"], entry[key]) for entry in log if key in entry]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=f"C{i}", label=name)
-        axes.set_title(PARTS[key], fontsize=10)
-        axes.set_xlabel("optimizer step")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
 def write_report(config: ExperimentConfig, runs: list[Run], thresholds: dict[str, float]) -> None:
     """Write report.html, report.md, comparison.json, both plots and summary.txt into the experiment's results_dir."""
     output = Path(config.results_dir)
@@ -194,7 +162,9 @@ def write_report(config: ExperimentConfig, runs: list[Run], thresholds: dict[str
     compared = compare(runs, reference, config.evaluate.margin)
     write_json(output / "comparison.json", compared)
     plot_frontier(runs, compared, output / "frontier.png")
-    plot_training(config, output / "training.png")
+    students = {name: folder.parent for name, folder in model_names(config).items() if name != "teacher"}
+    logs = {name: read_jsonl(folder / "training_log.jsonl") for name, folder in students.items()}
+    plot_logs(logs, PARTS, output / "training.png")
     text = page(config, runs, compared, thresholds)
     write_text(output / "report.md", text)
     write_text(output / "summary.txt", in_words(config, compared, thresholds) + "\n")
