@@ -200,7 +200,7 @@ def pretrain(config: PretrainConfig) -> None:
     output = Path(config.output_dir)
     last = last_checkpoint(output / "checkpoints")
     if last:
-        check_resume(config, output, free=("output_dir", "block_length", "eval_every", "cad_eval"))
+        check_resume(config, output, free=("output_dir", "block_length", "cad_eval"))
     torch.set_flush_denormal(True)  # sharp attention leaves denormal gradients, which halve the speed of a CPU
     numbers = config.numbers
     tokenizer = tiny_tokenizer.build_tokenizer() if numbers is None else gsm8k_numbers.build_tokenizer(numbers)
