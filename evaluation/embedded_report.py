@@ -19,6 +19,12 @@ from evaluation.run import Run
 from evaluation.trace_page import run_trace, trace_page
 from evaluation.training_plot import PARTS, plot_logs
 
+SPLITS = {
+    "numbers": "known questions with new numbers",
+    "questions": "questions never seen in training",
+    "test": "whose arithmetic occurs nowhere in training (test split)",
+    "validation": "of the validation split",
+}
 PAGE = """# {title}
 
 {headline}
@@ -39,8 +45,7 @@ PAGE = """# {title}
 
 {caches}## How it was measured
 
-- {documents} held-out problems ({split} split) whose arithmetic occurs nowhere in training; thresholds are chosen on the
-  validation split.
+- {documents} held-out problems, {split}; thresholds are chosen on the validation split.
 - Students: {length} of {rows} rows, seed {seed}; answers: {answers}. One training seed: the intervals cover the problems,
   not the seeds, so a difference between two students is a number and not a verdict.
 - Every run is the same decode loop and stops a row once everything before its first EOS is committed. NFE and tokens are
@@ -145,7 +150,7 @@ def page(config: ExperimentConfig, runs: list[Run], compared: dict, thresholds: 
         reference=reference_table(compared, timed=False),
         caches=same if caches else "",
         documents=compared["documents"],
-        split=config.evaluate.split,
+        split=SPLITS[config.evaluate.split],
         length=f"{train.max_steps} steps" if train.max_steps else f"{train.epochs:g} epochs",
         rows=train.batch_size * train.accumulation,
         seed=train.seed,
