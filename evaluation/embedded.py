@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from cd4lm.config import CommandParser, add_config, exit_with_message, load, require
 from cd4lm.data.examples import end_ids
 from cd4lm.data.rows import digest, read_jsonl
@@ -82,6 +84,11 @@ def read_problems(config: ExperimentConfig) -> list[dict]:
     return rows
 
 
+def dtype_of(config: EvaluateConfig) -> torch.dtype | None:
+    """What to decode with; None leaves it to the device."""
+    return None if config.dtype == "auto" else getattr(torch, config.dtype)
+
+
 def stored_run(folder: Path, key: str) -> Run | None:
     """A run measured before with the same weights, problems and decoder."""
     run = Run.read(folder) if (folder / "run.json").is_file() else None
@@ -140,7 +147,7 @@ def measured(cells: Sequence[Cell]) -> list[Run]:
             run, note = stored_run(cell.place, key), f"run {i + 1} of {len(cells)}"
             if run is None:
                 if folder != cell.folder:
-                    loaded, folder = load_for_inference(cell.folder), cell.folder
+                    loaded, folder = load_for_inference(cell.folder, dtype_of(cell.config.evaluate)), cell.folder
                 one = cell.passes / len(rows)
                 run = measure_cell(cell, key, loaded, rows, lambda one=one, note=note: progress.add(one, note))
             else:
@@ -157,6 +164,7 @@ def measure_cell(cell: Cell, key: str, loaded: tuple, rows: list[dict], on_answe
     model = {"name": cell.name, "folder": str(cell.folder), "weights": weights_fingerprint(cell.folder)}
     about = {"name": cell.label, "task": cell.config.data.dataset, "model": model}
     about |= {"decoder": cell.decoder.about(), "seed": evaluate.seed, "batch_size": evaluate.batch_size}
+    about |= {"dtype": str(next(loaded[0].parameters()).dtype).removeprefix("torch.")}
     run = Run(about | {"key": key, "provenance": provenance()}, documents)
     run.write(cell.place)
     return run
@@ -191,8 +199,9 @@ def is_measured(config: ExperimentConfig, name: str) -> bool:
 
 
 def key_of(cell: Cell, rows: list[dict]) -> str:
-    """What a run's numbers depend on: weights, problems and decoder."""
-    return fingerprint(weights_fingerprint(cell.folder), digest(rows), cell.decoder.about())
+    """What a run's numbers depend on: weights and, unless it is left to the device, their type, problems and decoder."""
+    named = [cell.config.evaluate.dtype] if cell.config.evaluate.dtype != "auto" else []
+    return fingerprint(weights_fingerprint(cell.folder), digest(rows), cell.decoder.about(), *named)
 
 
 def work_of(config: ExperimentConfig, name: str) -> float:

@@ -51,7 +51,7 @@ PAGE = """# {title}
 - Every run is the same decode loop and stops a row once everything before its first EOS is committed. NFE and tokens are
   counted up to there, so padding flatters nobody. Seconds are one pass of each run beside those of other models, a core
   each, and move with whatever else the machine does: two runs of equal NFE can differ by half.
-- {device}, commit `{commit}`. Last digits move with the processor.
+- {device}, weights in {dtype}, commit `{commit}`. Last digits move with the processor.
 
 ![training](training.png)
 """
@@ -156,6 +156,7 @@ def page(config: ExperimentConfig, runs: list[Run], compared: dict, thresholds: 
         seed=train.seed,
         answers=answers,
         device=runs[0].about["provenance"]["device"],
+        dtype=runs[0].about.get("dtype", "float32"),
         commit=runs[0].about["provenance"]["commit"],
     )
 

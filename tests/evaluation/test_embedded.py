@@ -8,7 +8,7 @@ from cd4lm.config import ConfigError, build
 from cd4lm.decoding import ConfidenceAdaptive, FixedSteps, MultiBlock
 from cd4lm.model import LLaDAConfig
 from cd4lm.settings import EvaluateConfig, ExperimentConfig
-from evaluation.embedded import cheapest, decoders, run_name, thresholds_of
+from evaluation.embedded import cells_of, cheapest, decoders, measured, run_name, thresholds_of
 from evaluation.run import Run
 from scripts.run_experiment import check_experiment
 from tests.training.worlds import settings, write_teacher_and_data
@@ -79,6 +79,21 @@ def test_a_headline_chosen_by_the_program(tmp_path):
     found = thresholds_of(config)
     assert found == {"teacher": 0.0001, "DSCD student": 0.0001}
     assert not (tmp_path / "run/runs").exists() and (tmp_path / "run/validation/runs").is_dir()
+
+
+def test_runs_of_two_weight_types_do_not_stand_for_each_other(tmp_path):
+    write_teacher_and_data(tmp_path)
+    (tmp_path / "run").mkdir()
+
+    def run(**dtype):
+        evaluate = GRID | {"fixed_steps": [40], "split": "validation", "problems": 2} | dtype
+        tree = settings(tmp_path, "run") | {"evaluate": evaluate}
+        (found,) = measured(cells_of(build(ExperimentConfig, tree), ["teacher"], lambda _, d: d.policy_name == "fixed"))
+        return found.about
+
+    usual, low, again = run(), run(dtype="bfloat16"), run(dtype="bfloat16")
+    assert (usual["dtype"], low["dtype"]) == ("float32", "bfloat16")
+    assert usual["key"] != low["key"] and low == again
 
 
 def test_what_differs_from_the_grid_is_in_the_name():
