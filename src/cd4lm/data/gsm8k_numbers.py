@@ -44,7 +44,7 @@ FEWEST = 20  # instances of a question that is worth having
 class NumbersWorld:
     """The dials of GSM8K's questions with new numbers; fewer questions, smaller numbers and fewer steps are easier.
 
-    templates: how many questions, the held-out ones among them; null = all. largest: of the numbers and results that are
+    templates: how many known questions, null = all; those that have the words of the unseen ones come first. largest: of the numbers and results that are
     drawn, and of the originals. steps: fewest and most results of an answer. tokens: one per digit, or one per number.
     """
 
@@ -130,11 +130,29 @@ def pool_of(questions: Iterable[Question], world: NumbersWorld = DEFAULT) -> Poo
     few, many = world.steps
     fits = [q for q in questions if few <= len(q.steps) <= many and q.largest <= world.largest]
     fits.sort(key=lambda q: hashlib.sha256(f"order/{q.id}".encode()).digest())
-    asked = len(fits) if world.templates is None else world.templates
-    require(asked <= len(fits), f"templates={asked} but only {len(fits)} questions fit the other dials: lower it")
-    unseen = set(held_out(fits[:asked], world.tokens))
-    require(bool(unseen), f"{asked} questions leave none to hold out: raise templates, largest or steps")
-    return Pool(world, *(tuple(q for q in fits[:asked] if (q.id in unseen) is held) for held in (False, True)))
+    ids = set(held_out(fits, world.tokens))
+    known, unseen = ([q for q in fits if (q.id in ids) is held] for held in (False, True))
+    if world.templates is not None:
+        require(world.templates <= len(known), f"templates={world.templates} but only {len(known)} known questions fit")
+        known = covering(known, unseen, world.templates, world.tokens)
+        words = Counter(chain.from_iterable(fixed_pieces(q, world.tokens) for q in known))
+        unseen = [q for q in unseen if all(words[word] >= KNOWN_IN for word in fixed_pieces(q, world.tokens))]
+    require(bool(unseen), f"{len(known)} known questions leave none unseen: raise templates, largest or steps")
+    return Pool(world, tuple(known), tuple(unseen))
+
+
+def covering(known: Sequence[Question], unseen: Sequence[Question], count: int, tokens: str) -> list[Question]:
+    """`count` of the known questions: first, one by one, the one with most of the unseen ones' words still wanted."""
+    words = {q.id: fixed_pieces(q, tokens) for q in known}
+    wanted = dict.fromkeys(chain.from_iterable(fixed_pieces(q, tokens) for q in unseen), KNOWN_IN)
+    rest, chosen = list(known), []
+    while len(chosen) < count:
+        best = max(rest, key=lambda q: sum(wanted.get(word, 0) > 0 for word in words[q.id]))  # the first of equals
+        rest.remove(best)
+        chosen.append(best)
+        for word in words[best.id] & wanted.keys():
+            wanted[word] -= 1
+    return chosen
 
 
 def held_out(questions: Sequence[Question], tokens: str) -> Iterator[int]:
