@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 from fractions import Fraction
 
 import pytest
@@ -12,7 +13,16 @@ import pytest
 from cd4lm.config import ConfigError, build, load
 from cd4lm.data import gsm8k_numbers
 from cd4lm.data.arithmetic import Expression, NotArithmetic
-from cd4lm.data.gsm8k_numbers import SPLITS, NumbersWorld, build_tokenizer, make_row, pool, pool_of, read_templates
+from cd4lm.data.gsm8k_numbers import (
+    SPLITS,
+    NumbersWorld,
+    build_tokenizer,
+    fixed_pieces,
+    make_row,
+    pool,
+    pool_of,
+    read_templates,
+)
 from cd4lm.data.gsm8k_question import Question
 from cd4lm.data.gsm8k_templates import Unusable, original_check, template_of
 from cd4lm.data.number_words import article_of
@@ -185,7 +195,7 @@ def test_a_number_that_says_the_same_twice_stays():
 
 def test_dials():
     easy = pool(SMALL)
-    assert len(easy.known) + len(easy.unseen) == 400
+    assert len(easy.known) == 400
     assert all(2 <= len(q.steps) <= 3 and q.largest <= 99 for q in easy.known)
     for split in SPLITS:
         for i in range(50):
@@ -194,6 +204,17 @@ def test_dials():
         build(NumbersWorld, {"steps": [3, 2]})
     with pytest.raises(ValueError, match="templates=9000 but only"):
         pool_of(read_templates()[1], NumbersWorld(templates=9000))
+
+
+@pytest.mark.parametrize("templates", [80, 200, None])
+def test_fewer_known_questions_still_have_the_words_of_the_unseen(templates):
+    found = pool(NumbersWorld(templates, 60, (2, 3), "numbers"))
+    every = pool(NumbersWorld(None, 60, (2, 3), "numbers"))
+    assert len(found.known) == (templates or len(every.known)) and {*found.known} <= {*every.known}
+    assert found.unseen and {*found.unseen} <= {*every.unseen}
+    assert not {q.group for q in found.known} & {q.group for q in found.unseen}
+    counts = Counter(word for q in found.known for word in fixed_pieces(q, "numbers"))
+    assert all(counts[word] >= 2 for q in found.unseen for word in fixed_pieces(q, "numbers"))
 
 
 @pytest.mark.parametrize("tokens", ["digits", "numbers"])
