@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from cd4lm.config import build
+from cd4lm.data import gsm8k_numbers
+from cd4lm.data.gsm8k_numbers import NumbersWorld
 from cd4lm.data.rows import read_jsonl
 from cd4lm.data.tiny_tokenizer import build_tokenizer
 from cd4lm.diffusion.noise import row_keys
 from cd4lm.model import LLaDAModelLM
 from cd4lm.settings import CADEvalConfig
-from cd4lm.training.pretrain import PretrainConfig, mixed_masks, pretrain
+from cd4lm.training.pretrain import PretrainConfig, build_model, mixed_masks, pretrain
 
 
 def settings(folder, steps: int) -> PretrainConfig:
@@ -57,3 +60,23 @@ def test_the_learning_curve_is_in_the_log_and_moves_no_weight(tmp_path):
     assert all(line["eval_loss"] > 0 for line in log if "eval_loss" in line)
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "watched")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_model_goes_on_with_other_words(tmp_path):
+    """Blocks and the rows of common words are taken over, signs by what they are without blanks; new words are random."""
+    pretrain(settings(tmp_path / "before", 2))
+    numbers = NumbersWorld(templates=80, largest=60, steps=(2, 3), tokens="numbers")
+    config = replace(settings(tmp_path, 2), numbers=numbers, init_from=str(tmp_path / "before"))
+    tokenizer = gsm8k_numbers.build_tokenizer(numbers)
+    old, new = (
+        LLaDAModelLM.from_pretrained(tmp_path / "before").state_dict(),
+        build_model(config, tokenizer).state_dict(),
+    )
+    words, vocabulary = build_tokenizer().get_vocab(), tokenizer.get_vocab()
+    embedding, head = "model.transformer.wte.weight", "model.transformer.ff_out.weight"
+    assert all(torch.equal(new[name], old[name].float()) for name in new if name not in (embedding, head))
+    for name in (embedding, head):
+        for word, known in (("17", "17"), (" + ", "+"), ("how", "how"), (tokenizer.mask_token, tokenizer.mask_token)):
+            assert torch.equal(new[name][vocabulary[word]], old[name][words[known]].float())
+    with pytest.raises(ValueError, match="its shape is asked"):
+        build_model(replace(config, shape=replace(config.shape, n_heads=4, d_model=64)), tokenizer)

@@ -25,6 +25,7 @@ from cd4lm.diffusion.losses import masked_diffusion_loss
 from cd4lm.diffusion.masking import block_state_masks, uniform_count_masks
 from cd4lm.diffusion.noise import row_keys, uniform
 from cd4lm.model import LLaDAConfig, LLaDAModelLM
+from cd4lm.model.loading import load_tokenizer
 from cd4lm.settings import CADEvalConfig, FormatConfig
 from cd4lm.training.cad_eval import CADEvaluator, score_of
 from cd4lm.training.optimizer import MuonAdamW
@@ -49,7 +50,7 @@ class PretrainConfig:
 
     world: the dials of the embedded task. numbers: those of GSM8K's questions with new numbers, null trains on the
     embedded task. init_from: checkpoint whose weights to start from,
-    null for random ones. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
+    null for random ones; of another vocabulary it gives what it knows. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
     recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor has it.
     group_by_length: rows of a step are of similar length, less padding. cad_eval: decode fresh problems of the validation
     split every `eval_every` steps: the learning curve, in the log; null leaves it out.
@@ -143,8 +144,12 @@ class PretrainTrainer(RunTrainer):
 def build_model(config: PretrainConfig, tokenizer) -> LLaDAModelLM:
     """The model to train in float32: random weights of the shape asked for, or those of init_from."""
     torch.manual_seed(config.seed)
+    before = None
     if config.init_from is not None:
-        return LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
+        before = LLaDAModelLM.from_pretrained(config.init_from, dtype=torch.float32)
+        words = load_tokenizer(config.init_from).get_vocab()
+        if words == tokenizer.get_vocab():
+            return before
     model_config = LLaDAConfig(
         **asdict(config.shape),
         vocab_size=len(tokenizer),
@@ -152,7 +157,29 @@ def build_model(config: PretrainConfig, tokenizer) -> LLaDAModelLM:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LLaDAModelLM(model_config)
+    model = LLaDAModelLM(model_config)
+    if before is not None:
+        take_over(before, words, model, tokenizer.get_vocab())
+    return model
+
+
+@torch.no_grad()
+def take_over(before: LLaDAModelLM, words: dict[str, int], model: LLaDAModelLM, vocabulary: dict[str, int]) -> None:
+    """Give `model` the weights of one with other words: all but those of words that only `model` knows.
+
+    A sign with blanks around it is the sign. Raises ValueError where the shapes differ.
+    """
+    same = {i: words.get(word, words.get(word.strip())) for word, i in vocabulary.items()}
+    rows, ids = map(list, zip(*((i, old) for i, old in same.items() if old is not None), strict=True))
+    old = before.state_dict()
+    for name, weight in model.state_dict().items():
+        if len(weight) == len(vocabulary) and weight.shape[1:] == old[name].shape[1:]:  # embedding and head
+            weight[rows] = old[name][ids]
+        else:
+            require(
+                weight.shape == old[name].shape, f"init_from has {name} of {tuple(old[name].shape)}: its shape is asked"
+            )
+            weight.copy_(old[name])
 
 
 def build_trainer(config: PretrainConfig, tokenizer, output: Path) -> PretrainTrainer:
