@@ -23,7 +23,7 @@ SPLITS = {
     "numbers": "known questions with new numbers",
     "questions": "questions never seen in training",
     "test": "whose arithmetic occurs nowhere in training (test split)",
-    "validation": "of the validation split",
+    "validation": "none of which is trained on (validation split)",
 }
 PAGE = """# {title}
 

@@ -273,8 +273,9 @@ def exit_with_message(main) -> None:
 def leave_group(status: str | int | None = None) -> None:
     """Leave the group of processes that this one joined, if any, and exit with a status as sys.exit takes it.
 
-    Python's own exit now and then aborts in the threads of a group still joined. With words for a status the process has
-    failed: it goes without leaving in order, since the others may be waiting for it inside a collective operation.
+    With words for a status the process has failed: it goes without leaving in order, since the others may be waiting for it
+    inside a collective operation. Of a group it ends without Python's own exit, which now and then aborts in the threads
+    that a group leaves behind, after all work is done.
     """
     distributed = sys.modules.get("torch.distributed")  # never imported here: --help must stay fast
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
@@ -283,5 +284,7 @@ def leave_group(status: str | int | None = None) -> None:
             sys.stdout.flush()
             os._exit(1)
         distributed.destroy_process_group()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status or 0)
     if status is not None:
         sys.exit(status)

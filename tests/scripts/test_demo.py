@@ -133,7 +133,7 @@ class TestSession:
 
     def test_one_answer_after_another(self, ask):
         said, printed = ask(f"\n{MIA}\nexit\n{MIA}\n")
-        assert said is None and printed.count(" NFE ") == 2 and "#### 8" in printed and "#### 10" in printed
+        assert said is None and printed.count(" NFE ") == 2 and "#### 12" in printed and "#### 10" in printed
 
     def test_further_questions_after_a_prompt(self, ask):
         said, printed = ask(f"{MIA}\n", "--prompt", BASE[-1], "--chat")
