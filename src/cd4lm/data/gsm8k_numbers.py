@@ -44,8 +44,9 @@ FEWEST = 20  # instances of a question that is worth having
 class NumbersWorld:
     """The dials of GSM8K's questions with new numbers; fewer questions, smaller numbers and fewer steps are easier.
 
-    templates: how many known questions, null = all; those that have the words of the unseen ones come first. largest: of the numbers and results that are
-    drawn, and of the originals. steps: fewest and most results of an answer. tokens: one per digit, or one per number.
+    templates: how many known questions, null = all; those that have the words of the unseen ones come first. largest: of
+    the numbers and results that are drawn, and of the originals. steps: fewest and most results of an answer. tokens: one
+    per digit, or one per number.
     """
 
     templates: Annotated[int, Field(ge=20)] | None = None

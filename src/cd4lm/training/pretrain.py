@@ -49,9 +49,10 @@ class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
     world: the dials of the embedded task. numbers: those of GSM8K's questions with new numbers, null trains on the
-    embedded task. init_from: checkpoint whose weights to start from,
-    null for random ones; of another vocabulary it gives what it knows. seed: of weights, problems and masks. block_length: what the checkpoint's generation settings
-    recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor has it.
+    embedded task. init_from: checkpoint whose weights to start from, null for random ones; one of another vocabulary gives
+    its blocks and the words that both know. seed: of weights, problems and masks. block_length: what the checkpoint's
+    generation settings recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor
+    has it.
     group_by_length: rows of a step are of similar length, less padding. cad_eval: decode fresh problems of the validation
     split every `eval_every` steps: the learning curve, in the log; null leaves it out.
     """
