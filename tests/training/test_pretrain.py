@@ -80,3 +80,18 @@ def test_a_model_goes_on_with_other_words(tmp_path):
             assert torch.equal(new[name][vocabulary[word]], old[name][words[known]].float())
     with pytest.raises(ValueError, match="its shape is asked"):
         build_model(replace(config, shape=replace(config.shape, n_heads=4, d_model=64)), tokenizer)
+
+
+def test_word_embeddings_are_drawn_as_wide_as_asked(tmp_path):
+    """Only they: every other weight is the one of the same seed, and weights that are taken over are left alone."""
+    plain = settings(tmp_path, 2)
+    tokenizer = build_tokenizer()
+    before, after = (
+        build_model(config, tokenizer).state_dict() for config in (plain, replace(plain, embedding_std=0.5))
+    )
+    embedding = "model.transformer.wte.weight"
+    assert before[embedding].std().item() == pytest.approx(0.02, rel=0.1)
+    assert after[embedding].std().item() == pytest.approx(0.5, rel=0.1)
+    assert all(torch.equal(before[name], after[name]) for name in before if name != embedding)
+    with pytest.raises(ValueError, match="omit init_from"):
+        replace(plain, embedding_std=0.5, init_from="checkpoints/tiny_teacher")

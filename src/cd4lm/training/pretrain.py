@@ -50,8 +50,9 @@ class PretrainConfig:
 
     world: the dials of the embedded task. numbers: those of GSM8K's questions with new numbers, null trains on the
     embedded task. init_from: checkpoint whose weights to start from, null for random ones; one of another vocabulary gives
-    its blocks and the words that both know. seed: of weights, problems and masks. block_length: what the checkpoint's
-    generation settings recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor
+    its blocks and the words that both know. embedding_std: standard deviation of random word embeddings, null = the
+    model's init_std; large ones with small rates are what a small model learns to copy with. seed: of weights, problems
+    and masks. block_length: what the checkpoint's generation settings recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor
     has it.
     group_by_length: rows of a step are of similar length, less padding. cad_eval: decode fresh problems of the validation
     split every `eval_every` steps: the learning curve, in the log; null leaves it out.
@@ -64,6 +65,7 @@ class PretrainConfig:
     world: World = field(default_factory=World)
     numbers: NumbersWorld | None = None
     init_from: str | None = None
+    embedding_std: Positive | None = None
     batch_size: Count = 64
     muon_lr: Positive = 0.02
     adamw_lr: Positive = 0.003
@@ -81,6 +83,7 @@ class PretrainConfig:
 
     def __post_init__(self):
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
+        require(self.init_from is None or self.embedding_std is None, "embedding_std is for random weights: omit init_from")
 
 
 class FreshProblems(Dataset):
@@ -159,6 +162,8 @@ def build_model(config: PretrainConfig, tokenizer) -> LLaDAModelLM:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LLaDAModelLM(model_config)
+    if config.embedding_std is not None:
+        torch.nn.init.normal_(model.get_input_embeddings().weight, std=config.embedding_std)
     if before is not None:
         take_over(before, words, model, tokenizer.get_vocab())
     return model
