@@ -37,6 +37,7 @@ SPLITS = ("train", "validation", "numbers", "questions")
 COUNTS = {"train": 4000, "validation": 500, "numbers": 1000, "questions": 1000}
 KNOWN_IN = 2  # known questions that have a word of an unseen one, at least
 LOOKED = 5  # rows looked at for each held-out one that is wanted
+SUMS = 10  # lines of a row of bare arithmetic
 FEWEST = 20  # instances of a question that is worth having
 
 
@@ -79,19 +80,35 @@ class Pool:
         """Every word and sign of the known questions and their answers, in alphabetical order."""
         return sorted({piece for question in self.known for piece in fixed_pieces(question, self.world.tokens)})
 
-    def row(self, split: str, index: int, seed: int = 0) -> dict[str, str]:
-        """Row `index` of a split: question, answer and key; the same for the same arguments, for ever."""
-        rng = random.Random(f"{seed}/{split}/{index}")
+    def instance(self, split: str, rng: random.Random) -> tuple[Question, dict[str, int]]:
+        """A random question of a split with the values of its numbers and results."""
         questions = self.unseen if split == "questions" else self.known
         while True:
             question = rng.choice(questions)
             values = question.draw(rng, self.world.largest)
             if values is None:  # few draws of this one fit
                 continue
-            text, answer = question.write(values)
-            if split_of(text) == split or split == "questions":
-                drawn = ",".join(str(values[f"q{i}"]) for i in range(len(question.numbers)))
-                return {"question": text, "answer": answer, "key": f"{question.id}:{drawn}"}
+            if split == "questions" or split_of(question.write(values)[0]) == split:
+                return question, values
+
+    def row(self, split: str, index: int, seed: int = 0) -> dict[str, str]:
+        """Row `index` of a split: question, answer and key; the same for the same arguments, for ever."""
+        question, values = self.instance(split, random.Random(f"{seed}/{split}/{index}"))
+        text, answer = question.write(values)
+        drawn = ",".join(str(values[f"q{i}"]) for i in range(len(question.numbers)))
+        return {"question": text, "answer": answer, "key": f"{question.id}:{drawn}"}
+
+    def sums(self, index: int, seed: int = 0) -> dict[str, str]:
+        """The bare arithmetic of some training instances, one result a line: rows to learn sums from.
+
+        What a world asks of a model's arithmetic, without the words: most results of an answer can be read off where they
+        are said again, so that few masked states of whole answers ask for a sum.
+        """
+        rng, lines = random.Random(f"{seed}/sums/{index}"), []
+        while len(lines) < SUMS:
+            question, values = self.instance("train", rng)
+            lines += [line for i in range(len(question.steps)) if (line := question.sum(i, values)) is not None]
+        return {"question": "=", "answer": "\n".join(lines[:SUMS])}  # no prompt may be empty
 
     def rows(self, split: str, count: int, seed: int = 0) -> list[dict[str, str]]:
         """Rows of a split; held-out ones ask different questions, and are fewer if there are not as many."""
@@ -197,6 +214,11 @@ def build_tokenizer(world: NumbersWorld = DEFAULT):
 def make_row(split: str, index: int, seed: int = 0, world: NumbersWorld = DEFAULT) -> dict[str, str]:
     """Row `index` of a split of a world."""
     return pool(world).row(split, index, seed)
+
+
+def make_sums(index: int, seed: int = 0, world: NumbersWorld = DEFAULT) -> dict[str, str]:
+    """Row `index` of the bare arithmetic of a world."""
+    return pool(world).sums(index, seed)
 
 
 def templates_from(rows: Sequence[dict], source: str) -> tuple[list[Question], Counter]:

@@ -5,6 +5,7 @@
 Run the same command again to resume from the last checkpoint.
 """
 
+import random
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,7 @@ class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
     world: the dials of the embedded task. numbers: those of GSM8K's questions with new numbers, null trains on the
-    embedded task. init_from: checkpoint whose weights to start from, null for random ones; one of another vocabulary gives
+    embedded task. sums_share: rows that are the bare arithmetic of such questions. init_from: checkpoint whose weights to start from, null for random ones; one of another vocabulary gives
     its blocks and the words that both know. embedding_std: standard deviation of random word embeddings, null = the
     model's init_std; large ones with small rates are what a small model learns to copy with. seed: of weights, problems
     and masks. block_length: what the checkpoint's generation settings recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor
@@ -64,6 +65,7 @@ class PretrainConfig:
     steps: Count
     world: World = field(default_factory=World)
     numbers: NumbersWorld | None = None
+    sums_share: Share = 0.0
     init_from: str | None = None
     embedding_std: Positive | None = None
     batch_size: Count = 64
@@ -83,6 +85,7 @@ class PretrainConfig:
 
     def __post_init__(self):
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
+        require(not self.sums_share or self.numbers is not None, "sums_share needs numbers: the embedded task has no such rows")
         require(self.init_from is None or self.embedding_std is None, "embedding_std is for random weights: omit init_from")
 
 
@@ -97,6 +100,8 @@ class FreshProblems(Dataset):
 
     def row(self, index: int) -> dict:
         config = self.config
+        if self.split == "train" and config.sums_share and random.Random(f"{config.seed}/{index}").random() < config.sums_share:
+            return gsm8k_numbers.make_sums(index, config.seed, config.numbers)
         task, world = (gsm8k_numbers, config.numbers) if config.numbers is not None else (tiny_task, config.world)
         return task.make_row(self.split, index, config.seed, world)
 
