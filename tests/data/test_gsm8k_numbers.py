@@ -15,13 +15,16 @@ from cd4lm.data import gsm8k_numbers
 from cd4lm.data.arithmetic import Expression, NotArithmetic
 from cd4lm.data.gsm8k_numbers import (
     SPLITS,
+    SUMS,
     NumbersWorld,
     build_tokenizer,
     fixed_pieces,
     make_row,
+    make_sums,
     pool,
     pool_of,
     read_templates,
+    results_of,
 )
 from cd4lm.data.gsm8k_question import Question
 from cd4lm.data.gsm8k_templates import Unusable, original_check, template_of
@@ -32,7 +35,7 @@ from cd4lm.decoding.options import DecodingOptions
 from cd4lm.io import weights_fingerprint
 from cd4lm.model.tokenizer import JsonTokenizer
 from cd4lm.settings import ExperimentConfig
-from cd4lm.training.pretrain import PretrainConfig, pretrain
+from cd4lm.training.pretrain import FreshProblems, PretrainConfig, pretrain
 from evaluation.metrics import gsm8k
 from scripts import held_out, prepare_data
 from scripts.run_experiment import check_experiment
@@ -231,6 +234,45 @@ def test_the_tokenizer_gives_every_text_back(tokens, tmp_path):
                 assert tokenizer.decode(ids) == text
     number = tokenizer("He has 317 nuts", add_special_tokens=False)["input_ids"]
     assert len(number) == (6 if tokens == "digits" else 4)
+
+
+@pytest.mark.parametrize("tokens", ["digits", "numbers"])
+def test_rows_of_sums_are_right_and_only_their_results_are_asked(tokens):
+    world = NumbersWorld(templates=100, largest=60, steps=(2, 3), tokens=tokens)
+    tokenizer, signs = build_tokenizer(world), Counter()
+    for index in range(50):
+        row = make_sums(index, world=world)
+        lines = row["answer"].split("\n")
+        assert len(lines) == SUMS and row == make_sums(index, world=world) != make_sums(index, 1, world)
+        ids = tokenizer(row["answer"])["input_ids"] + 2 * [tokenizer.eos_token_id]
+        given = [token for token, asked in zip(ids, results_of(tokenizer, ids), strict=True) if not asked]
+        results = [line.partition(" = ")[2] for line in lines]
+        assert (
+            tokenizer.decode(given, skip_special_tokens=True).split()
+            == " ".join(line.removesuffix(result) for line, result in zip(lines, results, strict=True)).split()
+        )
+        for line, result in zip(lines, results, strict=True):
+            (value,) = Expression.parse(line.partition(" = ")[0]).values({})
+            numbers = [int(n) for n in re.findall(r"\d+", line)]
+            assert value == int(result) and min(numbers) >= 2 and max(numbers) <= world.largest
+            signs.update(re.findall(r"[-+*/]", line))
+        assert tokenizer.unk_token_id not in ids
+    assert min(signs[sign] for sign in "+-*/") > 50
+
+
+def test_sums_are_as_frequent_as_asked_and_in_training_only():
+    numbers = {"templates": 100, "largest": 60, "steps": [2, 3], "tokens": "numbers"}
+    tree = {"output_dir": "o", "steps": 2, "warmup_steps": 1, "numbers": numbers, "sums_share": 0.3, "format": {}}
+    tree |= {"shape": {"d_model": 32, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 32}}
+    config = build(PretrainConfig, tree)
+    tokenizer = build_tokenizer(config.numbers)
+    shares = {}
+    for split in ("train", "validation"):
+        rows = FreshProblems(config, tokenizer, split, 400)
+        shares[split] = sum(rows.row(i)["question"] == "=" for i in range(400)) / 400
+    assert 0.23 < shares["train"] < 0.37 and shares["validation"] == 0
+    with pytest.raises(ConfigError, match="sums_share needs numbers"):
+        build(PretrainConfig, tree | {"numbers": None})
 
 
 def test_score_is_the_gsm8k_metric(rows):

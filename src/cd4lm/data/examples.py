@@ -121,7 +121,8 @@ class AnswerDataset(Dataset):
 class AnswerCollator:
     """Batch examples, padded on the right: input_ids, attention_mask, answer (bool) of (B, L); two vectors (B,).
 
-    example_id, and prompt_length in tokens, from which a block-causal model tells where its blocks start.
+    example_id, and prompt_length in tokens, from which a block-causal model tells where its blocks start. `asked` of an
+    example, a bool for each token of its answer, leaves the others as given as the prompt.
     """
 
     pad_id: int
@@ -136,7 +137,7 @@ class AnswerCollator:
         for i, (example, row) in enumerate(zip(examples, rows, strict=True)):
             input_ids[i, : len(row)] = torch.tensor(row)
             attention_mask[i, : len(row)] = 1
-            answer[i, len(example["prompt"]) : len(row)] = True
+            answer[i, len(example["prompt"]) : len(row)] = torch.tensor(example.get("asked", True))
         numbers = {
             "example_id": torch.tensor([e["example_id"] for e in examples]),
             "prompt_length": torch.tensor([len(e["prompt"]) for e in examples]),

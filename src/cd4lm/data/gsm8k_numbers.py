@@ -80,35 +80,19 @@ class Pool:
         """Every word and sign of the known questions and their answers, in alphabetical order."""
         return sorted({piece for question in self.known for piece in fixed_pieces(question, self.world.tokens)})
 
-    def instance(self, split: str, rng: random.Random) -> tuple[Question, dict[str, int]]:
-        """A random question of a split with the values of its numbers and results."""
+    def row(self, split: str, index: int, seed: int = 0) -> dict[str, str]:
+        """Row `index` of a split: question, answer and key; the same for the same arguments, for ever."""
+        rng = random.Random(f"{seed}/{split}/{index}")
         questions = self.unseen if split == "questions" else self.known
         while True:
             question = rng.choice(questions)
             values = question.draw(rng, self.world.largest)
             if values is None:  # few draws of this one fit
                 continue
-            if split == "questions" or split_of(question.write(values)[0]) == split:
-                return question, values
-
-    def row(self, split: str, index: int, seed: int = 0) -> dict[str, str]:
-        """Row `index` of a split: question, answer and key; the same for the same arguments, for ever."""
-        question, values = self.instance(split, random.Random(f"{seed}/{split}/{index}"))
-        text, answer = question.write(values)
-        drawn = ",".join(str(values[f"q{i}"]) for i in range(len(question.numbers)))
-        return {"question": text, "answer": answer, "key": f"{question.id}:{drawn}"}
-
-    def sums(self, index: int, seed: int = 0) -> dict[str, str]:
-        """The bare arithmetic of some training instances, one result a line: rows to learn sums from.
-
-        What a world asks of a model's arithmetic, without the words: most results of an answer can be read off where they
-        are said again, so that few masked states of whole answers ask for a sum.
-        """
-        rng, lines = random.Random(f"{seed}/sums/{index}"), []
-        while len(lines) < SUMS:
-            question, values = self.instance("train", rng)
-            lines += [line for i in range(len(question.steps)) if (line := question.sum(i, values)) is not None]
-        return {"question": "=", "answer": "\n".join(lines[:SUMS])}  # no prompt may be empty
+            text, answer = question.write(values)
+            if split_of(text) == split or split == "questions":
+                drawn = ",".join(str(values[f"q{i}"]) for i in range(len(question.numbers)))
+                return {"question": text, "answer": answer, "key": f"{question.id}:{drawn}"}
 
     def rows(self, split: str, count: int, seed: int = 0) -> list[dict[str, str]]:
         """Rows of a split; held-out ones ask different questions, and are fewer if there are not as many."""
@@ -217,8 +201,29 @@ def make_row(split: str, index: int, seed: int = 0, world: NumbersWorld = DEFAUL
 
 
 def make_sums(index: int, seed: int = 0, world: NumbersWorld = DEFAULT) -> dict[str, str]:
-    """Row `index` of the bare arithmetic of a world."""
-    return pool(world).sums(index, seed)
+    """Row `index` of bare arithmetic, as in `12 * 4 = 48`, of the numbers up to a world's largest: a line for each result.
+
+    Rows to learn sums from: in a masked state of a whole answer most results can be read off where they are said again.
+    """
+    rng, lines = random.Random(f"{seed}/sums/{index}"), []
+    while len(lines) < SUMS:
+        sign, (a, b) = rng.choice("+-*/"), (rng.randint(2, world.largest) for _ in range(2))
+        if sign in "*/":
+            b = rng.randint(2, max(2, world.largest // a))
+        whole = a + b if sign in "+-" else a * b
+        if whole <= world.largest:
+            lines.append(f"{a} {sign} {b} = {whole}" if sign in "+*" else f"{whole} {sign} {a} = {b}")
+    return {"question": "=", "answer": "\n".join(lines)}  # no prompt may be empty
+
+
+def results_of(tokenizer, ids: Sequence[int]) -> list[bool]:
+    """Which tokens of a row of bare arithmetic are results: those from an equals sign to the end of its line."""
+    found, result = [], False
+    for token in tokenizer.convert_ids_to_tokens(ids):
+        result = result and token != "\n" and token != tokenizer.eos_token
+        found.append(result)
+        result = result or token.strip() == "="
+    return found
 
 
 def templates_from(rows: Sequence[dict], source: str) -> tuple[list[Question], Counter]:

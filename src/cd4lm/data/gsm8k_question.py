@@ -14,8 +14,6 @@ from cd4lm.data.number_words import NUMBER_WORDS, article_of, most, words_of
 SPREAD = 2  # numbers of a question stay within this factor of the original, results within its square
 TRIES = 400  # draws before an instance is given up
 SLOT = re.compile(r"\{([qr]\d+)\}")
-NAME = re.compile(r"[qr]\d+")
-WHOLE = re.compile(r"\d+([-+*/]\d+)+")
 
 
 class Question(Template):
@@ -127,13 +125,6 @@ class Question(Template):
         """Question and answer of an instance."""
         question, answer = (SLOT.sub(lambda slot: str(values[slot[1]]), text) for text in (self.question, self.answer))
         return question, answer
-
-    def sum(self, step: int, values: Mapping[str, int]) -> str | None:
-        """One step's arithmetic with the values of an instance, as in `12 * 9 = 108`; None if not all of it is whole."""
-        text = NAME.sub(lambda name: str(values[name[0]]), self.steps[step])
-        if not WHOLE.fullmatch(text):
-            return None
-        return " ".join(re.findall(r"\d+|\D", text)) + f" = {values[f'r{step}']}"
 
     def instances(self, largest: int = LARGEST, draws: int = 1000) -> int:
         """How many instances there are: counted where the draws would do, else estimated from their share that fits."""

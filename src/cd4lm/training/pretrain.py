@@ -50,7 +50,8 @@ class PretrainConfig:
     """One pretraining run; block_share of the rows are masked as block-wise decoding would leave them.
 
     world: the dials of the embedded task. numbers: those of GSM8K's questions with new numbers, null trains on the
-    embedded task. sums_share: rows that are the bare arithmetic of such questions. init_from: checkpoint whose weights to start from, null for random ones; one of another vocabulary gives
+    embedded task. sums_share: rows of bare arithmetic, of which
+    only results are masked. init_from: checkpoint whose weights to start from, null for random ones; one of another vocabulary gives
     its blocks and the words that both know. embedding_std: standard deviation of random word embeddings, null = the
     model's init_std; large ones with small rates are what a small model learns to copy with. seed: of weights, problems
     and masks. block_length: what the checkpoint's generation settings recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor
@@ -85,8 +86,9 @@ class PretrainConfig:
 
     def __post_init__(self):
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
-        require(not self.sums_share or self.numbers is not None, "sums_share needs numbers: the embedded task has no such rows")
-        require(self.init_from is None or self.embedding_std is None, "embedding_std is for random weights: omit init_from")
+        require(not self.sums_share or self.numbers is not None, "sums_share needs numbers: the embedded task has none")
+        fresh = self.init_from is None or self.embedding_std is None
+        require(fresh, "embedding_std is for random weights: omit init_from")
 
 
 class FreshProblems(Dataset):
@@ -98,19 +100,24 @@ class FreshProblems(Dataset):
     def __len__(self) -> int:
         return self.problems
 
+    def asks_sums(self, index: int) -> bool:
+        return self.split == "train" and random.Random(f"{self.config.seed}/{index}").random() < self.config.sums_share
+
     def row(self, index: int) -> dict:
         config = self.config
-        if self.split == "train" and config.sums_share and random.Random(f"{config.seed}/{index}").random() < config.sums_share:
+        if self.asks_sums(index):
             return gsm8k_numbers.make_sums(index, config.seed, config.numbers)
         task, world = (gsm8k_numbers, config.numbers) if config.numbers is not None else (tiny_task, config.world)
         return task.make_row(self.split, index, config.seed, world)
 
     def __getitem__(self, index: int) -> dict:
         row, form = self.row(index), self.config.format
+        answer = encode_answer(self.tokenizer, row["answer"], form)
         return {
             "example_id": index,
             "prompt": encode_prompt(self.tokenizer, row["question"], form.prompt_template),
-            "answer": encode_answer(self.tokenizer, row["answer"], form),
+            "answer": answer,
+            **({"asked": gsm8k_numbers.results_of(self.tokenizer, answer)} if self.asks_sums(index) else {}),
         }
 
 
