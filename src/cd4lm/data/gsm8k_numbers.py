@@ -38,6 +38,7 @@ COUNTS = {"train": 4000, "validation": 500, "numbers": 1000, "questions": 1000}
 KNOWN_IN = 2  # known questions that have a word of an unseen one, at least
 LOOKED = 5  # rows looked at for each held-out one that is wanted
 SUMS = 10  # lines of a row of bare arithmetic
+SIGNS = "+++---*/"  # their shares: up to the same number there are six times as many sums as products
 FEWEST = 20  # instances of a question that is worth having
 
 
@@ -207,7 +208,7 @@ def make_sums(index: int, seed: int = 0, world: NumbersWorld = DEFAULT) -> dict[
     """
     rng, lines = random.Random(f"{seed}/sums/{index}"), []
     while len(lines) < SUMS:
-        sign, (a, b) = rng.choice("+-*/"), (rng.randint(2, world.largest) for _ in range(2))
+        sign, (a, b) = rng.choice(SIGNS), (rng.randint(2, world.largest) for _ in range(2))
         if sign in "*/":
             b = rng.randint(2, max(2, world.largest // a))
         whole = a + b if sign in "+-" else a * b
