@@ -244,20 +244,20 @@ def test_rows_of_sums_are_right_and_only_their_results_are_asked(tokens):
         row = make_sums(index, world=world)
         lines = row["answer"].split("\n")
         assert len(lines) == SUMS and row == make_sums(index, world=world) != make_sums(index, 1, world)
-        ids = tokenizer(row["answer"])["input_ids"] + 2 * [tokenizer.eos_token_id]
-        given = [token for token, asked in zip(ids, results_of(tokenizer, ids), strict=True) if not asked]
-        results = [line.partition(" = ")[2] for line in lines]
-        assert (
-            tokenizer.decode(given, skip_special_tokens=True).split()
-            == " ".join(line.removesuffix(result) for line, result in zip(lines, results, strict=True)).split()
-        )
-        for line, result in zip(lines, results, strict=True):
-            (value,) = Expression.parse(line.partition(" = ")[0]).values({})
-            numbers = [int(n) for n in re.findall(r"\d+", line)]
-            assert value == int(result) and min(numbers) >= 2 and max(numbers) <= world.largest
-            signs.update(re.findall(r"[-+*/]", line))
+        ids = tokenizer(row["answer"])["input_ids"]
+        asked = [i for i, is_result in zip(ids, results_of(tokenizer, ids), strict=True) if is_result]
         assert tokenizer.unk_token_id not in ids
-    assert min(signs[sign] for sign in "+-*/") > 30
+        results = ""
+        for line in lines:
+            first, second, result = (int(n) for n in re.findall(r"\d+", line))
+            (sign,) = re.findall(r"[-+*/]| x ", line)
+            sign = "*" if sign == " x " else sign
+            (value,) = Expression.parse(f"{first}{sign}{second}").values({})
+            assert value == result and min(first, second, result) >= 2 and max(first, second, result) <= world.largest
+            signs[sign] += 1
+            results += str(result)
+        assert "".join(tokenizer.convert_ids_to_tokens(asked)) == results
+    assert min(signs[sign] for sign in "+-*/") > 30 and len(pool(world).signs["="]) > 1
 
 
 def test_sums_are_as_frequent_as_asked_and_in_training_only():

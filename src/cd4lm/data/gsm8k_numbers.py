@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import random
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -80,6 +81,13 @@ class Pool:
     def words(self) -> list[str]:
         """Every word and sign of the known questions and their answers, in alphabetical order."""
         return sorted({piece for question in self.known for piece in fixed_pieces(question, self.world.tokens)})
+
+    @cached_property
+    def signs(self) -> dict[str, list[str]]:
+        """The ways in which the answers write + - * / =, with blanks and dollars around them, and words that can be units."""
+        ways = {sign: [word for word in self.words if word.strip(" $") == sign] for sign in "+-*/="}
+        ways["*"] += [" x "] if "x" in self.words else []
+        return ways | {"units": [word for word in self.words if re.fullmatch("[a-z]{3,}", word)]}
 
     def row(self, split: str, index: int, seed: int = 0) -> dict[str, str]:
         """Row `index` of a split: question, answer and key; the same for the same arguments, for ever."""
@@ -202,28 +210,33 @@ def make_row(split: str, index: int, seed: int = 0, world: NumbersWorld = DEFAUL
 
 
 def make_sums(index: int, seed: int = 0, world: NumbersWorld = DEFAULT) -> dict[str, str]:
-    """Row `index` of bare arithmetic, as in `12 * 4 = 48`, of the numbers up to a world's largest: a line for each result.
+    """Row `index` of bare arithmetic, as in `12 boxes * 4 = $48`, of the numbers up to a world's largest, a result a line.
 
     Rows to learn sums from: in a masked state of a whole answer most results can be read off where they are said again.
+    Signs are written in every way in which the questions' answers write them, and half the lines have some word as unit:
+    what is learnt from one way of writing does not carry over to another.
     """
     rng, lines = random.Random(f"{seed}/sums/{index}"), []
+    ways = pool(world).signs
     while len(lines) < SUMS:
         sign, (a, b) = rng.choice(SIGNS), (rng.randint(2, world.largest) for _ in range(2))
         if sign in "*/":
             b = rng.randint(2, max(2, world.largest // a))
         whole = a + b if sign in "+-" else a * b
         if whole <= world.largest:
-            lines.append(f"{a} {sign} {b} = {whole}" if sign in "+*" else f"{whole} {sign} {a} = {b}")
+            first, second, result = (a, b, whole) if sign in "+*" else (whole, a, b)
+            unit = f" {rng.choice(ways['units'])}" if rng.random() < 0.5 else ""
+            operation, equals = rng.choice(ways[sign]), rng.choice(ways["="])
+            lines.append(f"{first}{unit}{operation}{second}{unit}{equals}{result}")
     return {"question": "=", "answer": "\n".join(lines)}  # no prompt may be empty
 
 
 def results_of(tokenizer, ids: Sequence[int]) -> list[bool]:
-    """Which tokens of a row of bare arithmetic are results: those from an equals sign to the end of its line."""
+    """Which tokens of a row of bare arithmetic are results: the digits or the number right after an equals sign."""
     found, result = [], False
     for token in tokenizer.convert_ids_to_tokens(ids):
-        result = result and token != "\n" and token != tokenizer.eos_token
-        found.append(result)
-        result = result or token.strip() == "="
+        found.append(result and token.isdigit())
+        result = found[-1] or token.strip(" $") == "="
     return found
 
 
