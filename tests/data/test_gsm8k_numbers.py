@@ -271,7 +271,7 @@ def test_sums_are_as_frequent_as_asked_and_in_training_only():
         rows = FreshProblems(config, tokenizer, split, 400)
         shares[split] = sum(rows.row(i)["question"] == "=" for i in range(400)) / 400
     assert 0.23 < shares["train"] < 0.37 and shares["validation"] == 0
-    with pytest.raises(ConfigError, match="sums_share needs numbers"):
+    with pytest.raises(ConfigError, match="need numbers"):
         build(PretrainConfig, tree | {"numbers": None})
 
 

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -238,6 +238,20 @@ def results_of(tokenizer, ids: Sequence[int]) -> list[bool]:
         found.append(result and token.isdigit())
         result = found[-1] or token.strip(" $") == "="
     return found
+
+
+def one_result_of(tokenizer, prompt: Sequence[int], answer: Sequence[int], rng: random.Random) -> list[bool]:
+    """Which tokens of an answer say one of its results, a number that the prompt does not have, wherever it is said."""
+    values = [number_at(tokenizer.convert_ids_to_tokens(ids)) for ids in (prompt, answer)]
+    results = sorted(set(values[1]) - set(values[0]) - {""})
+    chosen = rng.choice(results) if results else None
+    return [value == chosen if results else True for value in values[1]]
+
+
+def number_at(tokens: Sequence[str]) -> list[str]:
+    """The whole number that every token is a part of, empty where it is of none."""
+    runs = [(digits, list(run)) for digits, run in groupby(tokens, str.isdigit)]
+    return [("".join(run) if digits else "") for digits, run in runs for _ in run]
 
 
 def templates_from(rows: Sequence[dict], source: str) -> tuple[list[Question], Counter]:

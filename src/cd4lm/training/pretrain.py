@@ -51,7 +51,7 @@ class PretrainConfig:
 
     world: the dials of the embedded task. numbers: those of GSM8K's questions with new numbers, null trains on the
     embedded task. sums_share: rows of bare arithmetic, of which
-    only results are masked. init_from: checkpoint whose weights to start from, null for random ones; one of another vocabulary gives
+    only results are masked. result_share: rows of which one result is masked, wherever the answer says it. init_from: checkpoint whose weights to start from, null for random ones; one of another vocabulary gives
     its blocks and the words that both know. embedding_std: standard deviation of random word embeddings, null = the
     model's init_std; large ones with small rates are what a small model learns to copy with. seed: of weights, problems
     and masks. block_length: what the checkpoint's generation settings recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor
@@ -67,6 +67,7 @@ class PretrainConfig:
     world: World = field(default_factory=World)
     numbers: NumbersWorld | None = None
     sums_share: Share = 0.0
+    result_share: Share = 0.0
     init_from: str | None = None
     embedding_std: Positive | None = None
     batch_size: Count = 64
@@ -86,7 +87,11 @@ class PretrainConfig:
 
     def __post_init__(self):
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
-        require(not self.sums_share or self.numbers is not None, "sums_share needs numbers: the embedded task has none")
+        asks = self.sums_share + self.result_share
+        require(
+            not asks or self.numbers is not None, "sums_share and result_share need numbers: the embedded task has none"
+        )
+        require(asks <= 1, f"sums_share + result_share = {asks:g}: at most 1")
         fresh = self.init_from is None or self.embedding_std is None
         require(fresh, "embedding_std is for random weights: omit init_from")
 
@@ -100,25 +105,34 @@ class FreshProblems(Dataset):
     def __len__(self) -> int:
         return self.problems
 
-    def asks_sums(self, index: int) -> bool:
-        return self.split == "train" and random.Random(f"{self.config.seed}/{index}").random() < self.config.sums_share
+    def kind(self, index: int) -> str:
+        """What a row asks: sums, the results of one answer, or all of it."""
+        if self.split != "train":
+            return "all"
+        chance = random.Random(f"{self.config.seed}/{index}").random()
+        shares = {"sums": self.config.sums_share, "result": self.config.sums_share + self.config.result_share}
+        return next((kind for kind, share in shares.items() if chance < share), "all")
 
     def row(self, index: int) -> dict:
         config = self.config
-        if self.asks_sums(index):
+        if self.kind(index) == "sums":
             return gsm8k_numbers.make_sums(index, config.seed, config.numbers)
         task, world = (gsm8k_numbers, config.numbers) if config.numbers is not None else (tiny_task, config.world)
         return task.make_row(self.split, index, config.seed, world)
 
     def __getitem__(self, index: int) -> dict:
-        row, form = self.row(index), self.config.format
-        answer = encode_answer(self.tokenizer, row["answer"], form)
-        return {
+        row, form, kind = self.row(index), self.config.format, self.kind(index)
+        example = {
             "example_id": index,
             "prompt": encode_prompt(self.tokenizer, row["question"], form.prompt_template),
-            "answer": answer,
-            **({"asked": gsm8k_numbers.results_of(self.tokenizer, answer)} if self.asks_sums(index) else {}),
+            "answer": encode_answer(self.tokenizer, row["answer"], form),
         }
+        if kind == "sums":
+            example["asked"] = gsm8k_numbers.results_of(self.tokenizer, example["answer"])
+        elif kind == "result":
+            rng = random.Random(f"{self.config.seed}/result/{index}")
+            example["asked"] = gsm8k_numbers.one_result_of(self.tokenizer, example["prompt"], example["answer"], rng)
+        return example
 
 
 def mixed_masks(answer: torch.Tensor, keys: torch.Tensor, block_share: float, block_lengths: tuple[int, ...]):
