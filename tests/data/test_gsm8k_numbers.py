@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import random
 import re
 import shutil
 from collections import Counter
@@ -21,6 +22,7 @@ from cd4lm.data.gsm8k_numbers import (
     fixed_pieces,
     make_row,
     make_sums,
+    one_result_of,
     pool,
     pool_of,
     read_templates,
@@ -258,6 +260,19 @@ def test_rows_of_sums_are_right_and_only_their_results_are_asked(tokens):
             results += str(result)
         assert "".join(tokenizer.convert_ids_to_tokens(asked)) == results
     assert min(signs[sign] for sign in "+-*/") > 30 and len(pool(world).signs["="]) > 1
+
+
+@pytest.mark.parametrize("tokens", ["digits", "numbers"])
+def test_one_result_is_asked_wherever_it_is_said(tokens):
+    tokenizer = build_tokenizer(NumbersWorld(templates=100, largest=60, steps=(2, 3), tokens=tokens))
+    prompt, answer = (
+        tokenizer(text)["input_ids"] for text in ("12 packs, 7 more", "12 + 7 = 19 packs, 19 - 7 = 12\n#### 19")
+    )
+    asked = one_result_of(tokenizer, prompt, answer, random.Random(0))
+    said = [t for t, is_asked in zip(tokenizer.convert_ids_to_tokens(answer), asked, strict=True) if is_asked]
+    assert said == (["19"] * 3 if tokens == "numbers" else ["1", "9"] * 3)
+    nothing = tokenizer("12 + 7")["input_ids"]
+    assert all(one_result_of(tokenizer, prompt, nothing, random.Random(0)))  # no result: the whole answer is asked
 
 
 def test_sums_are_as_frequent_as_asked_and_in_training_only():
