@@ -213,8 +213,7 @@ def make_sums(index: int, seed: int = 0, world: NumbersWorld = DEFAULT) -> dict[
     """Row `index` of bare arithmetic, as in `12 boxes * 4 = $48`, of the numbers up to a world's largest, a result a line.
 
     Rows to learn sums from: in a masked state of a whole answer most results can be read off where they are said again.
-    Signs are written in every way in which the questions' answers write them, and half the lines have some word as unit:
-    what is learnt from one way of writing does not carry over to another.
+    Signs are written in every way in which the answers write them, and half the lines have some word as unit.
     """
     rng, lines = random.Random(f"{seed}/sums/{index}"), []
     ways = pool(world).signs
