@@ -15,7 +15,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from itertools import chain, groupby
 from pathlib import Path
@@ -25,7 +25,7 @@ import pydantic.dataclasses
 from pydantic import Field
 
 from cd4lm.config import STRICT, Count, exit_with_message, require
-from cd4lm.data.gsm8k_question import SLOT, Question
+from cd4lm.data.gsm8k_question import SLOT, SPREAD, Question
 from cd4lm.data.gsm8k_templates import LARGEST, templates_of
 from cd4lm.data.rows import check_texts, read_rows
 from cd4lm.data.tiny_task import score as score  # the number after ####, as in the embedded task
@@ -49,13 +49,14 @@ class NumbersWorld:
 
     templates: how many known questions, null = all; those that have the words of the unseen ones come first. largest: of
     the numbers and results that are drawn, and of the originals. steps: fewest and most results of an answer. tokens: one
-    per digit, or one per number.
+    per digit, or one per number. spread: numbers are drawn within this factor of the originals.
     """
 
     templates: Annotated[int, Field(ge=20)] | None = None
     largest: Annotated[int, Field(ge=20, le=LARGEST)] = LARGEST
     steps: tuple[Count, Count] = (2, 8)
     tokens: Literal["digits", "numbers"] = "digits"
+    spread: Annotated[int, Field(ge=2)] = SPREAD
 
     def __post_init__(self):
         require(self.steps[0] <= self.steps[1], f"steps={list(self.steps)} must be in ascending order")
@@ -140,6 +141,7 @@ def pool_of(questions: Iterable[Question], world: NumbersWorld = DEFAULT) -> Poo
     """
     few, many = world.steps
     fits = [q for q in questions if few <= len(q.steps) <= many and q.largest <= world.largest]
+    fits = [q if q.spread == world.spread else replace(q, spread=world.spread) for q in fits]
     fits.sort(key=lambda q: hashlib.sha256(f"order/{q.id}".encode()).digest())
     ids = set(held_out(fits, world.tokens))
     known, unseen = ([q for q in fits if (q.id in ids) is held] for held in (False, True))
@@ -279,7 +281,8 @@ def write_templates(path: Path, rows: Sequence[dict], source: str) -> dict:
     """Write the templates of GSM8K's training rows; the same rows give the same bytes. Returns the counts."""
     questions, reasons = templates_from(rows, source)
     counts = counts_of(len(rows), questions, reasons)
-    lines = [{"source": SOURCE, "licence": LICENCE, **counts}, *map(asdict, questions)]
+    kept = [{name: value for name, value in asdict(q).items() if name != "spread"} for q in questions]
+    lines = [{"source": SOURCE, "licence": LICENCE, **counts}, *kept]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
     return counts

@@ -4,6 +4,7 @@ import math
 import random
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
 
@@ -11,13 +12,19 @@ from cd4lm.data.arithmetic import Expression
 from cd4lm.data.gsm8k_templates import LARGEST, NUMBER, Template
 from cd4lm.data.number_words import NUMBER_WORDS, article_of, most, words_of
 
-SPREAD = 2  # numbers of a question stay within this factor of the original, results within its square
+SPREAD = 2  # the usual one
 TRIES = 400  # draws before an instance is given up
 SLOT = re.compile(r"\{([qr]\d+)\}")
 
 
+@dataclass(frozen=True)
 class Question(Template):
-    """A template with what its instances must satisfy."""
+    """A template with what its instances must satisfy.
+
+    spread: numbers of a question stay within this factor of the original, results within its square.
+    """
+
+    spread: int = SPREAD
 
     @cached_property
     def expressions(self) -> list[Expression]:
@@ -55,7 +62,7 @@ class Question(Template):
         """Least and largest value of every moving name; 1 stays 1, and nothing else becomes 1."""
         text, bounds = f"{self.question}\n{self.answer}", {}
         for name in self.moving:
-            value, factor = self.original[name], SPREAD if name[0] == "q" else SPREAD**2
+            value, factor = self.original[name], self.spread ** (1 if name[0] == "q" else 2)
             top = min(most(text, name, value) or LARGEST, value * factor)
             bounds[name] = (value, value) if value == 1 else (max(2, math.ceil(value / factor)), top)
         return bounds

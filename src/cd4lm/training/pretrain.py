@@ -56,7 +56,7 @@ class PretrainConfig:
     model's init_std; large ones with small rates are what a small model learns to copy with. seed: of weights, problems
     and masks. block_length: what the checkpoint's generation settings recommend for decoding. bf16: products in bfloat16, weights in float32; faster where the processor
     has it.
-    group_by_length: rows of a step are of similar length, less padding. cad_eval: decode fresh problems of the validation
+    group_by_length: rows of a step are of similar length, less padding. workers: processes that make rows. cad_eval: decode fresh problems of the validation
     split every `eval_every` steps: the learning curve, in the log; null leaves it out.
     """
 
@@ -84,6 +84,7 @@ class PretrainConfig:
     compile: bool = False
     bf16: bool = False
     group_by_length: bool = False
+    workers: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self):
         require(self.steps > self.warmup_steps, f"steps={self.steps} must exceed warmup_steps={self.warmup_steps}")
@@ -239,6 +240,7 @@ def build_trainer(config: PretrainConfig, tokenizer, output: Path) -> PretrainTr
         seed=config.seed,
         torch_compile=config.compile,
         bf16=config.bf16,
+        dataloader_num_workers=config.workers,
         **evaluation,
         use_cpu=not torch.cuda.is_available(),
     )
