@@ -28,7 +28,10 @@ from cd4lm.io import write_json
 from cd4lm.workers import cpu_pool, cpu_processes
 
 GENERATED = {TINY: tiny_task, NUMBERS: gsm8k_numbers}
-DIALS = {TINY: (World, ("wordings", "chain")), NUMBERS: (NumbersWorld, ("templates", "largest", "steps", "tokens"))}
+DIALS = {
+    TINY: (World, ("wordings", "chain")),
+    NUMBERS: (NumbersWorld, ("templates", "largest", "steps", "tokens", "spread")),
+}
 
 
 def world_of(arguments: argparse.Namespace) -> World | NumbersWorld:
@@ -66,6 +69,9 @@ def parse() -> argparse.Namespace:
     numbers.add_argument("--largest", type=int, default=usual.largest, help="number of a question or result")
     numbers.add_argument("--steps", type=int, nargs=2, default=usual.steps, help="fewest and most of an answer")
     numbers.add_argument("--tokens", default=usual.tokens, help="digits or numbers, of the tokenizer")
+    numbers.add_argument(
+        "--spread", type=int, default=usual.spread, help="times a number at most, or its part at least"
+    )
     parser.add_argument("--answers", choices=["data", "teacher"], default="data")
     teacher = parser.add_argument_group("with --answers teacher")
     teacher.add_argument("--teacher", help="checkpoint folder or hub name")

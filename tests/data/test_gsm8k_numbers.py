@@ -116,13 +116,16 @@ def test_recomputing_every_answer_gives_its_label_and_every_equation_in_it_holds
     assert equations > 500
 
 
-def test_numbers_stay_near_the_originals_and_keep_their_order(rows):
-    for row in (row for split in rows.values() for row in split):
+@pytest.mark.parametrize("spread", [2, 4])
+def test_numbers_stay_near_the_originals_and_keep_their_order(rows, spread):
+    farther, furthest = [make_row("train", i, 5, NumbersWorld(spread=spread)) for i in range(300)], 1
+    for row in farther + [row for split in rows.values() for row in split]:
         question, values = values_of(row)
         own = question.original
         asked = [f"q{i}" for i in range(len(question.numbers))]
         for name in question.moving:
-            factor = 2 if name[0] == "q" else 4
+            factor = spread if name[0] == "q" else spread**2
+            furthest = max(furthest, values[name] / own[name] if name[0] == "q" else 1)
             assert type(values[name]) is int and 0 < values[name] <= 999
             assert math.ceil(own[name] / factor) <= values[name] <= own[name] * factor
             assert (values[name] == 1) == (own[name] == 1)
@@ -132,6 +135,7 @@ def test_numbers_stay_near_the_originals_and_keep_their_order(rows):
         for article, number in re.findall(r"\b([Aa]n?) \$?(\d+)\b(?![.,]\d)", row["question"]):
             own_words = question.write(own)[0]
             assert article.lower() == article_of(int(number)) or f"{article} {number}" in own_words
+    assert spread - 0.5 < furthest <= spread
 
 
 def test_splits_share_no_instance_and_unseen_questions_none_at_all(rows):
@@ -299,12 +303,26 @@ def test_score_is_the_gsm8k_metric(rows):
 
 
 def test_prepared_files(tmp_path, run_main):
-    words = ("--dataset", "gsm8k_numbers", "--max_samples", 50, "--templates", 400, "--largest", 99, "--steps", 2, 3)
+    words = (
+        "--dataset",
+        "gsm8k_numbers",
+        "--max_samples",
+        50,
+        "--templates",
+        400,
+        "--largest",
+        99,
+        "--steps",
+        2,
+        3,
+        "--spread",
+        3,
+    )
     for name in ("a", "b"):
         said, printed = run_main(prepare_data.main, *words, "--output_dir", tmp_path / name)
         assert said is None and "50 train" in printed
     first, second = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("a", "b"))
-    assert first == second
+    assert first == second and first["world"]["spread"] == 3
     held = {split: read_jsonl(tmp_path / f"a/{split}.jsonl") for split in SPLITS}
     assert {split: len(found) for split, found in held.items()} == first["counts"]
     for split in SPLITS[1:]:

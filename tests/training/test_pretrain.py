@@ -1,12 +1,17 @@
 """The pretraining recipe: its masks, and a run that learns and resumes."""
 
+import os
+import signal
+import sys
+import time
 from dataclasses import replace
+from subprocess import DEVNULL, PIPE, Popen
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from cd4lm.config import build
+from cd4lm.config import build, dump
 from cd4lm.data import gsm8k_numbers
 from cd4lm.data.gsm8k_numbers import NumbersWorld
 from cd4lm.data.rows import read_jsonl
@@ -47,6 +52,27 @@ def test_a_run_writes_a_checkpoint_in_the_released_layout(tmp_path):
     model = LLaDAModelLM.from_pretrained(tmp_path)
     assert model.config.vocab_size == len(build_tokenizer())
     assert (tmp_path / "tokenizer.json").is_file() and (tmp_path / "generation_config.json").is_file()
+
+
+def test_rows_made_by_other_processes_are_the_same_rows(tmp_path):
+    for name, workers in (("one", 0), ("three", 2)):
+        pretrain(replace(settings(tmp_path / name, 3), workers=workers))
+    one, three = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "three"))
+    assert all(torch.equal(one[name], three[name]) for name in one)
+
+
+def test_a_signal_to_the_whole_group_saves_a_checkpoint(tmp_path):
+    """As `timeout` and job schedulers send it: the processes that make rows get it too."""
+    dump(replace(settings(tmp_path / "run", 10_000), workers=2), tmp_path / "config.yaml")
+    command = [sys.executable, "-m", "cd4lm.training.pretrain", str(tmp_path / "config.yaml")]
+    with Popen(command, stderr=PIPE, stdout=DEVNULL, text=True, start_new_session=True) as process:
+        while not list(tmp_path.glob("run/checkpoints/checkpoint-2/trainer_state.json")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        said = process.stderr.read()
+    assert process.returncode == 143 and "stopped by SIGTERM: checkpoint of step" in said.splitlines()[-1]
+    assert "Traceback" not in said
 
 
 def test_the_learning_curve_is_in_the_log_and_moves_no_weight(tmp_path):

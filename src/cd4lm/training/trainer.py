@@ -5,6 +5,8 @@ import signal
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +22,12 @@ from cd4lm.training.run_log import RunLog
 from cd4lm.training.throughput import forward_flops, matmul_rate, memory_gb
 
 EVALUATION_STEP = -1  # stands in for the step when masks are drawn for evaluation, so that they never change
+
+
+def start_worker(seed_worker: Callable[[int], None], number: int) -> None:
+    """Let a process that makes rows live on when its group is asked to stop: the run needs it to its next checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    seed_worker(number)
 
 
 class RunTrainer(Trainer):
@@ -93,6 +101,12 @@ class RunTrainer(Trainer):
     def rows_per_step(self) -> int:
         """Examples of one optimizer step over all processes."""
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        own = getattr(loader, "base_dataloader", loader)  # accelerate wraps the one that starts the processes
+        own.worker_init_fn = partial(start_worker, own.worker_init_fn)
+        return loader
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         self._started = time.perf_counter()
