@@ -51,6 +51,8 @@ def plot_logs(logs: Mapping[str, list[dict]], parts: Mapping[str, str], path: Pa
                 axes.plot(
                     *zip(*points, strict=True), "o-" if len(points) < 20 else "-", ms=3, color=f"C{i}", label=name
                 )
+        if key in WHOLE and min(y for line in axes.lines for y in line.get_ydata()) > 0:
+            axes.set_yscale("log")  # the first steps are far above all that follow
         axes.set_title(parts[key], fontsize=10)
         axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)
