@@ -165,3 +165,14 @@ def test_the_table_of_readme_is_the_studys():
 def test_commands_are_found():
     text = "Try `MODEL=x python a.py --b` or `not one`, `python a.py`.\n```bash\npython bad.py\n```\n```\nerror: no\n```\n```bash\nA=1 bash x.sh \\\n  c   # why\nsource e && python f.py\n```\n"
     assert commands_of(text) == ["A=1 bash x.sh    c   # why", "source e", "python f.py", "MODEL=x python a.py --b"]
+
+
+def test_the_figures_of_gsm8k_with_new_numbers_are_its_reports():
+    """Accuracy with interval, and passes, of each row of the guide's table, and those that the study's page repeats."""
+    guide, report = ((ROOT / f"docs/{name}").read_text() for name in ("gsm8k_numbers.md", "gsm8k_numbers/report.md"))
+    figures = set(re.findall(r"\| (\d+\.\d \[\d+\.\d, \d+\.\d\] \| \d+\.\d) \|", guide))
+    assert len(figures) == 6 and all(f"| {row} |" in report for row in figures)
+    paragraph = (ROOT / "docs/results/limits.md").read_text().partition("## On questions")[2].partition("## ")[0]
+    told = {" ".join(pair) for pair in re.findall(r"(\d+\.\d) %(?: right)? *(?:with|,) (\d+\.\d)", paragraph)}
+    told |= {" ".join(pair) for pair in re.findall(r"\((\d+\.\d) %, (\d+\.\d)\)", paragraph)}
+    assert len(told) > 3 and told <= {f"{row.split()[0]} {row.split()[-1]}" for row in figures}

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import pytest
 
+import inference_demo
 from cd4lm.config import ConfigError, build, load
 from cd4lm.data import gsm8k_numbers
 from cd4lm.data.arithmetic import Expression, NotArithmetic
@@ -371,3 +372,13 @@ def test_a_pretrained_model_resumes_is_evaluated_and_fits_the_main_job(teacher, 
     check_experiment(load(ExperimentConfig, config, [f"teacher={teacher}", f"output_dir={tmp_path}/out"]))
     with pytest.raises(ValueError, match="gsm8k_numbers does not exist"):
         check_experiment(load(ExperimentConfig, config, ["teacher=checkpoints/teachers/none_of_gsm8k_numbers"]))
+
+
+def test_the_bundled_teacher_fits_the_main_job_and_answers_what_readme_asks(run_main):
+    config = load(ExperimentConfig, ROOT / "configs/gsm8k_numbers.yaml")
+    check_experiment(config)
+    tokenizer = JsonTokenizer(ROOT / config.teacher, name="teacher")
+    assert len(tokenizer) == len(build_tokenizer(config.data.numbers))
+    asked = re.search(r'gsm8k_numbers --prompt "(.*?)"', (ROOT / "README.md").read_text())[1]
+    said, printed = run_main(inference_demo.main, "--model_path", ROOT / config.teacher, "--prompt", asked)
+    assert said is None and "22+31 = 53 pencils together.\n#### 53" in printed
