@@ -379,6 +379,7 @@ def test_the_bundled_teacher_fits_the_main_job_and_answers_what_readme_asks(run_
     check_experiment(config)
     tokenizer = JsonTokenizer(ROOT / config.teacher, name="teacher")
     assert len(tokenizer) == len(build_tokenizer(config.data.numbers))
-    asked = re.search(r'gsm8k_numbers --prompt "(.*?)"', (ROOT / "README.md").read_text())[1]
+    asked = re.search(r'gsm8k_numbers --prompt "(.*?)"', (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    asked = asked.replace("\\\n", "")  # as a shell joins lines
     said, printed = run_main(inference_demo.main, "--model_path", ROOT / config.teacher, "--prompt", asked)
     assert said is None and "22+31 = 53 pencils together.\n#### 53" in printed
