@@ -141,6 +141,7 @@ def main():
     arguments = parse()
     study = load(StudyConfig, arguments.config, arguments.overrides)
     os.environ |= {"OMP_NUM_THREADS": "1", "NUM_PROCESSES": "1"}  # the order of sums depends on their number
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other check starts CUDA, which no fork could use any more
     if arguments.cell is not None:
         return sys.exit(0 if rerun(study, arguments.cell) else 1)
     if not arguments.report:

@@ -47,9 +47,9 @@ class Analysis:
                 found = [record for cell in cells if (record := records.read(study, cell)) is not None]
                 if found:
                     self.records[world, arm] = found
-        # The arithmetic key of every test problem, (N,).
+        # What test problems share that are not independent, (N,): their arithmetic, or in GSM8K's words their question.
         rows = {world: read_split(study, Cell(world), "test", study.test) for world in self.terms}
-        self.keys = {world: np.array([row["key"] for row in own]) for world, own in rows.items()}
+        self.keys = {world: np.array([row["key"].partition(":")[0] for row in own]) for world, own in rows.items()}
 
     def columns(self, world: str, arm: str, measure: str, seeds: list[int] | None = None) -> list[np.ndarray] | None:
         """Right and NFE (S, N) each of an arm's seeds under a measure's choice; None where a seed has no choice."""
