@@ -42,9 +42,10 @@ def invariance(model, tokenizer, path: DecodeResult, batch_size: int) -> dict[st
         }
         for i in range(len(path.tokens))
     ]
+    device = next(model.parameters()).device
     sums = torch.zeros(5, dtype=torch.float64)
     for start in range(0, len(examples), batch_size):
-        batch = collate(examples[start : start + batch_size])
+        batch = {name: part.to(device) for name, part in collate(examples[start : start + batch_size]).items()}
         for k in range(STATES):
             heavy, light = nested_masks(batch["answer"], row_keys(batch["example_id"], SALT, k), **RATIOS)
             logits = [
@@ -61,7 +62,7 @@ def invariance(model, tokenizer, path: DecodeResult, batch_size: int) -> dict[st
             truth = batch["input_ids"][light]
             kl = F.kl_div(log_p[1], log_p[0], log_target=True, reduction="sum")
             found = [(first == second).sum(), kl, (first == truth).sum(), (second == truth).sum(), light.sum()]
-            sums += torch.stack([value.double() for value in found])
+            sums += torch.stack([value.double() for value in found]).cpu()
     names = ("agreement", "kl", "light", "heavy")
     return {name: float(value / sums[4]) for name, value in zip(names, sums, strict=False)}
 

@@ -14,10 +14,12 @@ from preflighting.standin import with_shapes
 from preflighting.verdict import measured_apart, predicted
 
 from cd4lm.config import load
+from cd4lm.data import tiny_task
 from cd4lm.decoding import (
     ConfidenceAdaptive,
     DecodeConfig,
     DecodeResult,
+    DecodingOptions,
     EntropyAdaptive,
     FixedSteps,
     MultiBlock,
@@ -25,9 +27,11 @@ from cd4lm.decoding import (
     decode_stream,
 )
 from cd4lm.decoding import static as static_steps
+from cd4lm.model.loading import load_for_inference, tokenizer_for_inference
 from cd4lm.settings import ExperimentConfig
 from cd4lm.training.throughput import wait
 from cd4lm.training.train import train
+from evaluation.mechanism import mechanism
 from tests.conftest import ROOT, random_model
 from tests.training.worlds import config, steps
 
@@ -116,6 +120,17 @@ def fits_prediction(path: str, shape: str | None, folder: Path, overrides: tuple
     ratio = predicted(asked).peak / measured_apart(asked)["peak"]
     assert 0.85 < ratio < 1.15, ratio
     return ratio
+
+
+def mechanism_is_measured(device: torch.device) -> None:
+    """What a study looks at of a model: its own light states name its tokens, and it is on its own path."""
+    folder = ROOT / "checkpoints/teachers/w8_90"
+    subject = load_for_inference(folder)[0].to(device), tokenizer_for_inference(folder)
+    rows = [tiny_task.make_row("validation", index) for index in range(4)]
+    one_token = DecodingOptions(steps=48, gen_length=48, block_length=8, stop_at_eos=False)
+    found = mechanism(subject, subject, rows, one_token, one_token, 4, tiny_task.score)
+    assert 0.5 < found["invariance"]["heavy"] <= found["invariance"]["light"] <= 1 and found["invariance"]["kl"] > 0
+    assert found["path"] == {"same_tokens": 1.0, "on_path": 1.0} and len(found["calibration"]["nfe"]) == 4
 
 
 def speedup(cache: str, shape: str, dtype: torch.dtype, device: torch.device, *, prompt: int, canvas: int) -> float:

@@ -32,6 +32,10 @@ def test_bf16_against_float32():
     assert line.verdict == OK and 0 < line.numbers["difference"] < gpu.BF16_TOLERANCE
 
 
+def test_mechanism_is_measured():
+    bodies.mechanism_is_measured(CPU)
+
+
 @pytest.mark.parametrize("cache", ["prefix", "dual", "block"])
 def test_speedup_is_measured(cache):
     assert bodies.speedup(cache, "tiny", torch.float32, CPU, prompt=64, canvas=64) > 0

@@ -5,7 +5,15 @@ import torch
 from preflighting import gpu
 from preflighting.checks import OK
 
-from tests.gpu.bodies import CACHES, POLICIES, captured_is_eager, captured_stream_is_bounded, needs, speedup
+from tests.gpu.bodies import (
+    CACHES,
+    POLICIES,
+    captured_is_eager,
+    captured_stream_is_bounded,
+    mechanism_is_measured,
+    needs,
+    speedup,
+)
 
 pytestmark = [pytest.mark.gpu, needs(1)]
 CUDA = torch.device("cuda")
@@ -37,3 +45,7 @@ def test_bf16_of_the_bundled_teacher():
 def test_caches_are_faster(cache):
     """On a canvas after a long prompt, at 1b, where a forward is compute and not launches."""
     assert speedup(cache, "1b", torch.bfloat16, CUDA, prompt=512, canvas=256) > 1.2
+
+
+def test_mechanism_of_the_bundled_teacher():
+    mechanism_is_measured(CUDA)
