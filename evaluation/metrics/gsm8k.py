@@ -38,7 +38,8 @@ _OPERATION = r"\s*(?:\\times|\\cdot|\\div|[-+*/^]|x(?=\s*\d))\s*"
 _ARITHMETIC = re.compile(
     rf"(?:(?<![\w)}}\]^_{{])-\s?(?=\S)|(?<![\w.^_{{\\]))(?<!\d[,:]){_ATOM}(?:{_OPERATION}(?:\{{-?{NUMBER}\}}|-?{_ATOM}))*(?!\w|[.,:]\d)"
 )
-_WORDS = re.compile(rf"(?:[A-Za-z]{{2,}}[\w'’-]*|[\s,.:;()°%{CURRENCY}-])*")
+# A word ends where its letters do: were it free to end before, a run of n letters would be 2^n sequences of words.
+_WORDS = re.compile(rf"(?:[A-Za-z]{{2}}[\w'’-]*(?![\w'’-])|[\s,.:;()°%{CURRENCY}-])*")
 # The number of a list's item or heading.
 _ITEM = re.compile(r"^[ \t]*(?:#+[ \t]*)?\d{1,2}[.)][ \t]+(?=\S)", re.MULTILINE)
 _OR = re.compile(r"[\s$]*\bor\b[\s$]*")

@@ -1,6 +1,8 @@
 """Whatever a model writes, scoring it gives a verdict."""
 
+import signal
 import string
+from contextlib import contextmanager
 
 import pytest
 
@@ -96,6 +98,14 @@ TEXTS = st.one_of(
     st.lists(st.sampled_from([*PIECES, "\n", " ", "    "]), max_size=25).map(" ".join),
     st.lists(st.sampled_from([*PIECES, "\n", "\n    "]), max_size=25).map("".join),
 )
+# What a model writes that commits many tokens at once: a few pieces over and over, words without blanks among them.
+LOOPS = st.builds(
+    lambda head, body, times, tail: head + "".join(body) * times + tail,
+    st.sampled_from(["", "#### ", "#### 5 ", "The answer is "]),
+    st.lists(st.sampled_from([*PIECES, "apples", "dog", " ", " 5", " x ", "-", "'"]), min_size=1, max_size=4),
+    st.integers(2, 40),
+    st.sampled_from(["", "!", '"', "5", " 5 ?"]),
+)
 ROW = {"prompt": 'def f(x):\n    """Doc."""\n', "entry_point": "f"}
 fuzz = hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
 
@@ -104,6 +114,37 @@ fuzz = hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
 @hypothesis.given(TEXTS)
 def test_gsm8k(text):
     assert gsm8k.judge({"answer": "#### 10"}, text).outcome in OUTCOMES
+
+
+@contextmanager
+def seconds(limit: float):
+    """An error where a block takes longer, which a regular expression that tries every way never lets the block say."""
+
+    def ring(*_):
+        raise TimeoutError(f"more than {limit} s")
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.parametrize(
+    "text", ["#### 5 " + "apples" * 20 + "?", "#### " + "a" * 200 + '"5', "5 " + "two-a-day" * 20 + "!"]
+)
+def test_a_loop_of_words_is_scored_at_once(text):
+    with seconds(5):
+        assert gsm8k.judge({"answer": "#### 10"}, text).outcome in OUTCOMES
+
+
+@fuzz
+@hypothesis.given(LOOPS)
+def test_loops_of_pieces(text):
+    with seconds(5):
+        assert gsm8k.judge({"answer": "#### 10"}, text).outcome in OUTCOMES
 
 
 @fuzz
