@@ -17,6 +17,7 @@ from evaluation.study.choice import one_token
 from evaluation.study.settings import TEACHER, Cell, experiment_of
 from evaluation.study.work import read_split
 
+DIALS = ("entropy of the data's answers, bits", "wrong answers of the teacher, one token per step, %")
 GAINS = (("dscd", "lambda0"), ("own", "own_lambda0"), ("own", TEACHER), ("cdlm", TEACHER))
 
 
@@ -41,11 +42,8 @@ def dials(analysis: Analysis) -> dict[str, tuple[float | None, float, float]]:
         bits = [answer_bits(row["key"], data.world.wordings) for row in rows] if data.dataset == "tiny" else None
         lengths = [len(tokenizer(row["answer"], add_special_tokens=False)["input_ids"]) for row in rows]
         end = 1 - np.mean(lengths) / analysis.study.gen_length
-        found[world] = (
-            None if bits is None else float(np.mean(bits)),
-            100 * (1 - teacher.right(one_token(analysis.study)).mean()),
-            float(100 * end),
-        )
+        wrong = 100 * (1 - teacher.right(one_token(analysis.study)).mean())
+        found[world] = None if bits is None else float(np.mean(bits)), wrong, float(100 * end)
     return found
 
 
@@ -53,13 +51,15 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
     """The main figure: what each method gains, against the entropy of the targets and the teacher's slack.
 
     A panel moves one dial: worlds of the main world's recipe with other wordings, or its wordings with other teachers.
+    In one world there is none to move, and one panel.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    count = min(len(analysis.terms), 2)
+    figure, (axes,) = plt.subplots(1, count, figsize=(5.5 * count, 4.2), sharey=True, squeeze=False)
     study, main = analysis.study, main_world(analysis)
     places = {world: (round(bits or 0, 1), wrong) for world, (bits, wrong, _) in dials(analysis).items()}
     one_each = {places[world][0]: world for world in [*reversed(places), main]}
     panels = ({*one_each.values()}, {world for world in places if places[world][0] == places[main][0]})
-    for side, (part, worlds) in enumerate(zip(axes, panels, strict=True)):
+    for side, (part, worlds) in enumerate(zip(axes, panels, strict=False)):
         span = max(np.ptp([places[world][side] for world in worlds]), 1)
         for i, (a, b) in enumerate(GAINS):
             planned = [r for r in contrasts if (r["a"], r["b"], r["measure"]) == (a, b, "accuracy")]
@@ -72,12 +72,11 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
         ends = [places[world][side] for world in worlds]
         part.set_xlim(min(ends) - 0.1 * span, max(ends) + 0.1 * span)
         part.secondary_xaxis("top").set_xticks(ends, worlds, fontsize=7)
+        part.set(xlabel=DIALS[side]) if count > 1 else part.set(xticks=[])
         part.axhline(0, color="black", lw=0.7)
         part.grid(alpha=0.3)
-    axes[0].set_xlabel("entropy of the data's answers, bits")
-    axes[1].set_xlabel("wrong answers of the teacher, one token per step, %")
     axes[0].set_ylabel("gain in accuracy at the world's budget, points")
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, **({} if count > 1 else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.03)}))
     save(figure, path)
 
 
@@ -167,8 +166,9 @@ def plot_calibration(analysis: Analysis, world: str, path: Path) -> None:
 def plot_nfe(analysis: Analysis, world: str, path: Path) -> None:
     """Histogram of forward passes per answer with CAD at the mechanism's threshold."""
     figure, axes = plt.subplots(figsize=(6.5, 4))
-    bins = np.arange(0, analysis.study.gen_length + 2, 2)
-    for found, how in of_seeds(analysis, world):
+    drawn = list(of_seeds(analysis, world))
+    bins = np.arange(0, max(found["nfe"].max() for found, _ in drawn) + 3, 2)
+    for found, how in drawn:
         axes.stairs(100 * np.histogram(found["nfe"], bins)[0] / len(found["nfe"]), bins, **how)
     axes.set_xlabel(f"forward passes per answer, CAD {analysis.study.mechanism_threshold:g}")
     axes.set_ylabel("answers, %")

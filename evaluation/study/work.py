@@ -115,10 +115,8 @@ def measure_cell(study: StudyConfig, cell: Cell) -> dict:
 def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list[dict]) -> dict:
     """What mechanism.py measures of a cell's model on validation problems."""
     teacher = load_for_inference(experiment_of(study, cell).teacher, getattr(torch, study.dtype))
-    one_token_each, score = (
-        replace(one_token_of(study), stop_at_eos=False),
-        scorer(experiment_of(study, cell).data.dataset),
-    )
+    one_token_each = replace(one_token_of(study), stop_at_eos=False)
+    score = scorer(experiment_of(study, cell).data.dataset)
     changes = {"steps": None, "confidence_threshold": study.mechanism_threshold, "stop_at_eos": True}
     looked = replace(one_token_each, **changes)
     return mechanism(subject, teacher, rows, looked, one_token_each, study.batch_size, score)

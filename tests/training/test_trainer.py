@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from cd4lm.data.examples import AnswerCollator
 from cd4lm.settings import DSCDConfig
 from cd4lm.training.consistency_loss import DSCDTrainer, curriculum_lambda, dscd_loss
+from cd4lm.training.trainer import IDLE_STEPS
 from tests.conftest import random_model
 
 
@@ -147,6 +148,11 @@ def test_kl_positions_divide_the_student_mask(tmp_path):
         at[kind] = run.consistency_at(teacher, scored)
     assert torch.equal(at["teacher"] | at["visible"], at["student"])
     assert not (at["teacher"] & at["visible"]).any()
+
+
+def test_a_run_that_learns_nothing_says_so(tmp_path, capsys):
+    trainer(tmp_path, max_steps=IDLE_STEPS, dscd=DSCDConfig(clamp=1e-3)).train()
+    assert "the gradient has been exactly 0 for 10 steps: nothing is learnt" in capsys.readouterr().err
 
 
 def test_the_published_clamp_stops_the_gradient_above_it(tmp_path):

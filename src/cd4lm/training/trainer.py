@@ -22,6 +22,7 @@ from cd4lm.training.run_log import RunLog
 from cd4lm.training.throughput import forward_flops, matmul_rate, memory_gb
 
 EVALUATION_STEP = -1  # stands in for the step when masks are drawn for evaluation, so that they never change
+IDLE_STEPS = 10  # without a gradient before a run says so
 
 
 def start_worker(seed_worker: Callable[[int], None], number: int) -> None:
@@ -59,6 +60,7 @@ class RunTrainer(Trainer):
         self._window: list[dict[str, float]] = []  # values of the steps since the Trainer's last log
         self._grad_norm: torch.Tensor | float | None = None
         self._stop = False
+        self._idle_steps = 0  # in a row, whose gradient is 0
         # The Trainer keeps the norm to itself, but it asks the accelerator for it.
         clip = self.accelerator.clip_grad_norm_
 
@@ -218,6 +220,10 @@ class RunTrainer(Trainer):
         """Write the step's line; the Trainer has counted it by now."""
         self.state.epoch = self.state.global_step * self.rows_per_step() / len(self.train_dataset)
         self._window.append(self._step)
+        self._idle_steps = 0 if self._step["grad_norm"] else self._idle_steps + 1
+        if self._idle_steps == IDLE_STEPS and self.is_world_process_zero():
+            why = "nothing is learnt (are all losses above dscd.clamp, which cuts their gradient off?)"
+            print(f"the gradient has been exactly 0 for {IDLE_STEPS} steps: {why}", file=sys.stderr)
         if self._run_log is not None:
             rate = {"learning_rate": self._get_learning_rate(), "epoch": self.state.epoch}
             self._run_log.write(self.state.global_step, self._step | rate)
