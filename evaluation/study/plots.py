@@ -18,7 +18,8 @@ from evaluation.study.settings import TEACHER, Cell, experiment_of
 from evaluation.study.work import read_split
 
 DIALS = ("entropy of the data's answers, bits", "wrong answers of the teacher, one token per step, %")
-GAINS = (("dscd", "lambda0"), ("own", "own_lambda0"), ("own", TEACHER), ("cdlm", TEACHER))
+GAINS = (("dscd", "lambda0"), ("own", "own_lambda0"))
+GAINS += tuple((arm, TEACHER) for arm in ("own", "cdlm", "d3llm", "tad_path", "dparallel"))
 
 
 def save(figure, path: Path) -> None:
@@ -64,18 +65,18 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
         for i, (a, b) in enumerate(GAINS):
             planned = [r for r in contrasts if (r["a"], r["b"], r["measure"]) == (a, b, "accuracy")]
             for row in (r for r in planned if r["world"] in worlds and r["difference"]):
-                d, x = row["difference"], places[row["world"]][side] + 0.02 * i * span
-                ends = (0, 0) if d["low"] is None else (d["value"] - d["low"], d["high"] - d["value"])
-                how = {"color": f"C{i}", "marker": "o", "capsize": 2, "ls": ""}
-                part.errorbar(x, 100 * d["value"], yerr=[[100 * ends[0]], [100 * ends[1]]], **how)
-            part.plot([], [], "o", color=f"C{i}", label=f"{study.label(a)} − {study.label(b)}")
+                d, x = row["difference"], places[row["world"]][side] + 0.02 * (i - len(GAINS) // 2) * span
+                half, many = (0 if d["low"] is None else d["high"] - d["value"]), d["low"] is not None
+                how = {"fmt": "o", "color": f"C{i}", "capsize": 2 * many, "mfc": f"C{i}" if many else "none"}
+                part.errorbar(x, 100 * d["value"], yerr=100 * half, **how)
+            part.plot([], [], "o", color=f"C{i}", label=f"{study.label(a)} − {study.label(b)}" if planned else "")
         ends = [places[world][side] for world in worlds]
         part.set_xlim(min(ends) - 0.1 * span, max(ends) + 0.1 * span)
         part.secondary_xaxis("top").set_xticks(ends, worlds, fontsize=7)
         part.set(xlabel=DIALS[side]) if count > 1 else part.set(xticks=[])
         part.axhline(0, color="black", lw=0.7)
         part.grid(alpha=0.3)
-    axes[0].set_ylabel("gain in accuracy at the world's budget, points")
+    axes[0].set_ylabel("gain in accuracy at the world's budget, points\n(hollow: one seed)")
     axes[0].legend(fontsize=7, **({} if count > 1 else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.03)}))
     save(figure, path)
 
