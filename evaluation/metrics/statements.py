@@ -9,6 +9,7 @@ import builtins
 import codeop
 import re
 import symtable
+import threading
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,8 @@ _UNREADABLE = (SyntaxError, ValueError, OverflowError, RecursionError, MemoryErr
 # Lines at the margin that go on with the statement above them.
 _CONTINUES = re.compile(r"\s|#|$|(?:else|elif|except|finally|case)\b[^=]*:")
 _LONGEST = 400  # lines of one statement
+# Python 3.11 keeps the depth of the tree it builds once for all threads, and fails if another one starts in between.
+_ONE_TREE = threading.Lock()
 _OUTSIDE = {"print", "input", "exit", "quit", "breakpoint", "assert"}
 # Calls at a program's top level that set something up rather than show something.
 _SETUP = {"setrecursionlimit", "set_int_max_str_digits", "seed", "filterwarnings", "simplefilter", "setcontext"}
@@ -142,7 +145,8 @@ def parses(program: str) -> bool:
 def tree_of(source: str) -> list[ast.stmt] | None:
     """The statements of a source text; None if Python cannot read it."""
     try:
-        return ast.parse(source, "generated_program").body
+        with _ONE_TREE:
+            return ast.parse(source, "generated_program").body
     except _UNREADABLE:
         return None
 

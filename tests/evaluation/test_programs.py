@@ -1,10 +1,16 @@
 """Programs found in text as models write it."""
 
+import gc
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from evaluation.metrics import humaneval, mbpp
 from evaluation.metrics.humaneval import build_program
 from evaluation.metrics.programs import called_names, find_program, published_text
+from evaluation.metrics.statements import tree_of
 from evaluation.metrics.verdict import Scoring
 from tests.evaluation.test_answers import INPUTS, samples
 
@@ -96,3 +102,23 @@ def test_values_compare_as_in_python(value):
 def test_code_runs_only_with_consent(metric):
     with pytest.raises(ValueError, match="--confirm_run_unsafe_code"):
         metric.score({}, "```python\nx = 1\n```")
+
+
+def test_threads_that_read_programs_do_not_disturb_each_other():
+    """Python 3.11 raises SystemError where one thread begins a tree while another one, held up by a collection, builds its own."""
+    tests = "\n".join(f"assert f({i}) == [[(1.5, -{i}.0, (2, [3, {{'a': [1, 2]}}]))] * 3]" for i in range(30))
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+
+    def let_others_run(*_):
+        time.sleep(0)
+
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(20)
+    gc.callbacks.append(let_others_run)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert {len(tree) for tree in pool.map(tree_of, [tests] * 2000)} == {30}
+    finally:
+        gc.callbacks.remove(let_others_run)
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
