@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict, field, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +35,8 @@ class Tuning:
     The rule: the point with the highest validation accuracy at the world's budget; of equal ones the one with fewer
     forward passes at equal accuracy, then the smaller rate, then fewer steps. decoders: those that a trial is
     measured with, the whole envelope where none is named, in their order until two take more than the budget: what is dearer
-    hardly matters for it. more_steps: lengths that the named arms try besides, since they learn a new attention mask.
+    hardly matters for it. more_steps: lengths that the named arms try besides, since they learn a new attention mask;
+    more_points: pairs of a rate and a length, for arms whose validation measure still rises at the best rate.
     settings_from: worlds whose arms take what was chosen for them in another one.
     """
 
@@ -42,6 +44,7 @@ class Tuning:
     steps: Annotated[tuple[Count, ...], Field(min_length=1)]
     decoders: tuple[DecodingOptions, ...] = ()
     more_steps: dict[str, tuple[Count, ...]] = field(default_factory=dict)
+    more_points: dict[str, tuple[tuple[Positive, Count], ...]] = field(default_factory=dict)
     settings_from: dict[str, str] = field(default_factory=dict)
     seed: int = 0
 
@@ -112,8 +115,8 @@ class StudyConfig:
                     bool(re.fullmatch(r"\w+", name)) and name != TEACHER,
                     f"{kind}.{name}: use letters, digits and _, and not {TEACHER}",
                 )
-        arms = {*(arm for c in self.crossings for arm in c.arms), *self.tuning.more_steps, *self.labels}
-        arms |= {arm for c in self.contrasts for arm in (c.a, c.b)}
+        arms = {*self.tuning.more_steps, *self.tuning.more_points, *self.labels}
+        arms |= {arm for c in self.crossings for arm in c.arms} | {arm for c in self.contrasts for arm in (c.a, c.b)}
         unknown = sorted(arms - {TEACHER, *self.arms})
         require(not unknown, f"no arm is called {', '.join(unknown)}: see `arms`")
         worlds = {world for c in (*self.crossings, *self.contrasts) for world in c.worlds}
@@ -175,8 +178,9 @@ def grid_of(study: StudyConfig, world: str, arm: str) -> list[Cell]:
     tuning = study.tuning
     if world in tuning.settings_from:
         return []
-    steps = sorted({*tuning.steps, *tuning.more_steps.get(arm, ())})
-    return [Cell(world, arm, rate, n, tuning.seed) for rate in sorted(tuning.learning_rates) for n in steps]
+    points = {*product(tuning.learning_rates, (*tuning.steps, *tuning.more_steps.get(arm, ())))}
+    points |= {*tuning.more_points.get(arm, ())}
+    return [Cell(world, arm, rate, n, tuning.seed) for rate, n in sorted(points)]
 
 
 def tree_of(study: StudyConfig, cell: Cell) -> dict:
@@ -224,7 +228,7 @@ def is_trial(study: StudyConfig, cell: Cell) -> bool:
     return cell.seed == study.tuning.seed
 
 
-def one_token_of(study: StudyConfig) -> DecodingOptions:
+def stepwise(study: StudyConfig) -> DecodingOptions:
     """The decoder that commits one token per step."""
     return DecodingOptions(steps=study.gen_length, gen_length=study.gen_length, block_length=study.block_length)
 
@@ -238,4 +242,4 @@ def decoders_of(study: StudyConfig, cell: Cell) -> list[DecodingOptions]:
     """The decoders that a cell is measured with on validation problems."""
     own = study.tuning.decoders if is_trial(study, cell) else ()
     found = shaped(study, own or study.decoders)
-    return found if cell.arm != TEACHER else [one_token_of(study), *found]
+    return found if cell.arm != TEACHER else [stepwise(study), *found]

@@ -16,17 +16,7 @@ from evaluation.measure import measure, scorer
 from evaluation.mechanism import mechanism
 from evaluation.study import records
 from evaluation.study.choice import choice, chosen, one_token, terms_from, terms_of
-from evaluation.study.settings import (
-    TEACHER,
-    Cell,
-    StudyConfig,
-    decoders_of,
-    experiment_of,
-    grid_of,
-    is_trial,
-    one_token_of,
-    shaped,
-)
+from evaluation.study.settings import Cell, StudyConfig, decoders_of, experiment_of, grid_of, is_trial, shaped, stepwise
 
 HELD_OUT = {"gsm8k_numbers": "numbers"}  # the split of a data set that has none called test
 
@@ -86,9 +76,9 @@ def measured(
 def to_judge(study: StudyConfig, cell: Cell, found: dict) -> list[str]:
     """The names of the decoders that validation chooses for test, and of a teacher's one token per step."""
     points = records.points(found)
-    terms = terms_from(study, points) if cell.arm == TEACHER else terms_of(study, cell.world)
+    terms = terms_from(study, points) if cell.seed is None else terms_of(study, cell.world)
     chosen = {name for measure in ("accuracy", "nfe") for name in choice(points, terms, measure) or ()}
-    chosen |= {one_token(study)} if cell.arm == TEACHER else set()
+    chosen |= {one_token(study)} if cell.seed is None else set()
     return sorted(chosen)
 
 
@@ -115,7 +105,7 @@ def measure_cell(study: StudyConfig, cell: Cell) -> dict:
 def measure_mechanism(study: StudyConfig, cell: Cell, subject: tuple, rows: list[dict]) -> dict:
     """What mechanism.py measures of a cell's model on validation problems."""
     teacher = load_for_inference(experiment_of(study, cell).teacher, getattr(torch, study.dtype))
-    one_token_each = replace(one_token_of(study), stop_at_eos=False)
+    one_token_each = replace(stepwise(study), stop_at_eos=False)
     score = scorer(experiment_of(study, cell).data.dataset)
     changes = {"steps": None, "confidence_threshold": study.mechanism_threshold, "stop_at_eos": True}
     looked = replace(one_token_each, **changes)

@@ -19,7 +19,7 @@ from cd4lm.data.tiny_task import World, make_row
 from cd4lm.model.loading import load_for_inference
 from evaluation.study import records
 from evaluation.study.choice import chosen, terms_of
-from evaluation.study.settings import Cell, StudyConfig, experiment_of, mark_of, shaped
+from evaluation.study.settings import Cell, StudyConfig, experiment_of, grid_of, mark_of, shaped
 from evaluation.study.work import all_cells, measured
 from scripts.study import main
 from tests.conftest import ROOT
@@ -155,6 +155,18 @@ def test_a_world_a_record_and_a_rule(plan):
     assert len(all_cells(study)[0]) == 1 + 4 + 2 and all_cells(study)[1] == 8
 
 
+def test_more_of_one_arms_grid(plan):
+    """Lengths that an arm tries besides meet every rate, points are tried as they are, and each once."""
+    tuning = ["tuning.learning_rates=[0.001, 0.01]", "tuning.more_steps={dscd: [2]}"]
+    study = load(StudyConfig, plan, [*tuning, "tuning.more_points={dscd: [[0.01, 4], [0.01, 2]]}"])
+
+    def grid(arm: str) -> list:
+        return [(cell.learning_rate, cell.steps) for cell in grid_of(study, "w8", arm)]
+
+    assert grid("dscd") == [(0.001, 1), (0.001, 2), (0.01, 1), (0.01, 2), (0.01, 4)]
+    assert grid("lambda0") == [(0.001, 1), (0.01, 1)]
+
+
 def test_settings_from_another_world(plan):
     """A world that takes its settings from another has no trials of its own, and the choice that was made there."""
     worlds = ["worlds={w8: [data.dir=a], other: [data.dir=b]}", "tuning.settings_from={other: w8}"]
@@ -219,6 +231,7 @@ class TestMistakes:
             ("crossings=[{arms: [dscd], worlds: [w9], seeds: [1]}]", "no world is called w9: see `worlds`"),
             ("crossings=[{arms: [dscd], worlds: [w8], seeds: [1]}]", "lambda0 is not crossed with w8; see `crossings`"),
             ("decoders=[{treshold: 1}]", "unknown key decoders.0.treshold"),
+            ("tuning.more_points={nosuch: [[0.01, 4]]}", "no arm is called nosuch: see `arms`"),
             ("tuning.settings_from={w8: w9}", "no world is called w9: see `worlds`"),
             (
                 "worlds={w8: [], b: []} tuning.settings_from={w8: b}",
