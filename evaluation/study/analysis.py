@@ -33,6 +33,11 @@ def chosen_columns(record: Record, terms: Terms, measure: str) -> tuple[np.ndarr
     return tuple(sum(share * column(name) for name, share in pick.items()) for column in (record.right, record.nfe))
 
 
+def cluster_of(row: dict) -> str:
+    """What problems share that are not independent: their arithmetic, or with new numbers their question."""
+    return row["key"].partition(":")[0]
+
+
 class Analysis:
     """Everything that the page tables and plots, from the records of a plan."""
 
@@ -47,9 +52,8 @@ class Analysis:
                 found = [record for cell in cells if (record := records.read(study, cell)) is not None]
                 if found:
                     self.records[world, arm] = found
-        # What test problems share that are not independent, (N,): their arithmetic, or in GSM8K's words their question.
         rows = {world: read_split(study, Cell(world), "test", study.test) for world in self.terms}
-        self.keys = {world: np.array([row["key"].partition(":")[0] for row in own]) for world, own in rows.items()}
+        self.keys = {world: np.array([cluster_of(row) for row in own]) for world, own in rows.items()}
 
     def columns(self, world: str, arm: str, measure: str, seeds: list[int] | None = None) -> list[np.ndarray] | None:
         """Right and NFE (S, N) each of an arm's seeds under a measure's choice; None where a seed has no choice."""

@@ -73,7 +73,7 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
         ends = [places[world][side] for world in worlds]
         part.set_xlim(min(ends) - 0.1 * span, max(ends) + 0.1 * span)
         part.secondary_xaxis("top").set_xticks(ends, worlds, fontsize=7)
-        part.set(xlabel=DIALS[side]) if count > 1 else part.set(xticks=[])
+        part.set(**({"xlabel": DIALS[side]} if count > 1 else {"xticks": []}))
         part.axhline(0, color="black", lw=0.7)
         part.grid(alpha=0.3)
     axes[0].set_ylabel("gain in accuracy at the world's budget, points\n(hollow: one seed)")

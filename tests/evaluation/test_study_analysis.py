@@ -1,12 +1,15 @@
 """Seeds are the unit: intervals, verdicts and what they rest on, against values computed by hand or by scipy."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from cd4lm.data import gsm8k_numbers
 from cd4lm.data.tiny_task import World, answer_bits, make_row
 from evaluation.intervals import Interval, area_under_roc, clustered_variance, over_seeds
-from evaluation.study.analysis import verdict
+from evaluation.study.analysis import cluster_of, verdict
 from evaluation.study.settings import Contrast
 
 N = 400
@@ -28,6 +31,18 @@ def test_problems_that_repeat_a_key_count_once():
     once, _ = clustered_variance(values, np.arange(100))
     twice, clusters = clustered_variance(np.repeat(values, 2), np.repeat(np.arange(100), 2))
     assert clusters == 100 and twice == pytest.approx(once)
+
+
+def test_what_problems_share():
+    """Problems of one question with other numbers are one cluster, and so are those of one arithmetic in other words."""
+    rows = [gsm8k_numbers.make_row("numbers", i, 5) for i in range(300)]
+    openings = {}  # a cluster's questions begin alike, and other ones do not
+    for row in rows:
+        openings.setdefault(cluster_of(row), set()).add(re.split(r"\d", row["question"])[0])
+    assert 1 < len(openings) < len({row["key"] for row in rows}) and all(len(found) == 1 for found in openings.values())
+    assert len(set.union(*openings.values())) > 0.95 * len(openings)
+    told = [make_row("test", i, 0, World(8, (3,))) for i in range(50)]
+    assert [cluster_of(row) for row in told] == [row["key"] for row in told]
 
 
 def test_equal_problems_leave_the_t_test_over_seeds():
