@@ -83,9 +83,11 @@ def plot_gains(analysis: Analysis, contrasts: list[dict], path: Path) -> None:
 
 def crossed(analysis: Analysis, world: str) -> Iterator[tuple[str, list, dict]]:
     """The teacher of a world and its arms with several seeds: name, records, how to draw it."""
-    colours = dict(zip([TEACHER, *analysis.study.arms], 2 * plt.get_cmap("tab20").colors, strict=False))
+    study = analysis.study
+    several = [arm for of, arm in study.pairs() if len(study.seeds(of, arm)) > 1]
+    colours = dict(zip(dict.fromkeys([TEACHER, *several]), plt.get_cmap("tab20").colors, strict=False))
     for (of, arm), found in analysis.records.items():
-        if of == world and (arm == TEACHER or len(analysis.study.seeds(world, arm)) > 1):
+        if of == world and (arm == TEACHER or len(study.seeds(world, arm)) > 1):
             yield arm, found, {"color": colours[arm], "label": analysis.study.label(arm)}
 
 

@@ -1,16 +1,20 @@
 """Seeds are the unit: intervals, verdicts and what they rest on, against values computed by hand or by scipy."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from cd4lm.config import load
 from cd4lm.data import gsm8k_numbers
 from cd4lm.data.tiny_task import World, answer_bits, make_row
 from evaluation.intervals import Interval, area_under_roc, clustered_variance, over_seeds
 from evaluation.study.analysis import cluster_of, verdict
-from evaluation.study.settings import Contrast
+from evaluation.study.plots import crossed
+from evaluation.study.settings import TEACHER, Contrast, StudyConfig
+from tests.conftest import ROOT
 
 N = 400
 ALONE = np.arange(N)
@@ -107,3 +111,11 @@ def test_entropy_of_the_datas_answers():
     swaps = sum(sum(op in "+*" for op in row["key"]) for row in rows) / 50
     bits = [np.mean([answer_bits(row["key"], wordings) for row in rows]) for wordings in (4, 1)]
     assert bits == pytest.approx([3 * 2 + swaps, 0])
+
+
+def test_no_two_models_of_a_plot_share_a_colour():
+    study = load(StudyConfig, ROOT / "configs/evidence.yaml")
+    for world in study.worlds:
+        records = {(world, arm): [] for arm in (TEACHER, *study.arms)}
+        drawn = list(crossed(SimpleNamespace(study=study, records=records), world))
+        assert len({how["color"] for _, _, how in drawn}) == len(drawn) >= 3
