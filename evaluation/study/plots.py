@@ -19,7 +19,7 @@ from evaluation.study.work import read_split
 
 DIALS = ("entropy of the data's answers, bits", "wrong answers of the teacher, one token per step, %")
 GAINS = (("dscd", "lambda0"), ("own", "own_lambda0"))
-GAINS += tuple((arm, TEACHER) for arm in ("own", "cdlm", "cdlm_540", "d3llm", "tad_path", "dparallel"))
+GAINS += tuple((arm, TEACHER) for arm in ("own", "cdlm", "d3llm", "tad_path", "dparallel"))
 
 
 def save(figure, path: Path) -> None:
