@@ -31,10 +31,9 @@ from run_experiment import ROOT, check_data, check_experiment, prepare_command, 
 
 from cd4lm.config import CommandParser, exit_with_message, load, require
 from cd4lm.io import weights_fingerprint, write_json
-from cd4lm.model.loading import load_config
+from cd4lm.model.loading import load_config, parameter_count
 from cd4lm.settings import ExperimentConfig
-from cd4lm.training.resume import check_resume
-from cd4lm.training.train import NOT_TRAINING, parameter_count
+from cd4lm.training.resume import NOT_TRAINING, check_resume
 from evaluation.dllm_eval.task_list import local_file, stock_files
 from evaluation.metrics.scoring import RUNS_CODE
 from evaluation.metrics.verdict import PROTOCOLS as SCORINGS

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from cd4lm.config import TERMINATED, build, dump
+from cd4lm.model.loading import parameter_count
 from cd4lm.training.collect_trajectories import collect
 from cd4lm.training.export import consolidate
 from cd4lm.training.pretrain import PretrainConfig, pretrain
-from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
-from cd4lm.training.train import NOT_TRAINING, build_trainer, parameter_count, train
+from cd4lm.training.resume import KEPT_CHECKPOINTS, NOT_TRAINING, check_output, check_resume, last_checkpoint, run_bytes
+from cd4lm.training.train import build_trainer, train
 from tests.training.test_trainer import trainer
 from tests.training.worlds import (
     ADAPTERS,

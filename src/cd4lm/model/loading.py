@@ -63,6 +63,14 @@ def model_of(config: DiffusionConfig) -> DiffusionLM:
     return pretrained.model_of(config)
 
 
+def parameter_count(config: DiffusionConfig) -> int:
+    """Parameters of a model of this shape, however its weights are spread over processes."""
+    import torch
+
+    with torch.device("meta"):
+        return model_of(config).num_parameters()
+
+
 def load_model(folder: str | Path, *, dtype: torch.dtype) -> DiffusionLM:
     """The transformers model that a checkpoint's config.json names, on the CPU. Raises CheckpointError."""
     from cd4lm.model.pretrained import MODELS

@@ -13,6 +13,7 @@ GIGABYTE = 1e9
 # float32 weights and two AdamW moments; where the model itself is bf16 its float32 masters take the first part.
 BYTES_PER_PARAMETER = 12
 KEPT_CHECKPOINTS = 2
+NOT_TRAINING = ("output_dir", "evaluate", "also")  # settings of an experiment that a resumed run may change
 
 
 def last_checkpoint(folder: str | Path) -> str | None:

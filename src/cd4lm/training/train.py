@@ -17,8 +17,8 @@ import torch
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from cd4lm.config import command_line, dump, exit_with_message, load, require
-from cd4lm.model import DiffusionConfig, DiffusionLM
-from cd4lm.model.loading import load_config, load_model, load_tokenizer, model_of
+from cd4lm.model import DiffusionLM
+from cd4lm.model.loading import load_config, load_model, load_tokenizer, parameter_count
 from cd4lm.progress import shown_elsewhere
 from cd4lm.settings import ExperimentConfig, TrainConfig
 from cd4lm.training.cad_eval import decoder_of
@@ -38,7 +38,7 @@ from cd4lm.training.inputs import (
     trajectory_data,
 )
 from cd4lm.training.processes import check_world_size, prepare_deepspeed, processes_asked, rows_per_step, split_step
-from cd4lm.training.resume import KEPT_CHECKPOINTS, check_output, check_resume, last_checkpoint, run_bytes
+from cd4lm.training.resume import KEPT_CHECKPOINTS, NOT_TRAINING, check_output, check_resume, last_checkpoint, run_bytes
 from cd4lm.training.setup import (
     build_student,
     build_teacher,
@@ -66,7 +66,6 @@ TRAINING = {
     "d3llm": Training(D3LLMTrainer, path_data),
     "tad": Training(TADTrainer, privileged_data, runs_teacher=True),
 }
-NOT_TRAINING = ("output_dir", "evaluate", "also")  # settings that a resumed run may change
 
 
 def checkpointing() -> dict:
@@ -122,12 +121,6 @@ def training_arguments(
         ddp_backend="gloo" if on_cpu and processes > 1 and not alone else None,
         use_cpu=on_cpu,
     )
-
-
-def parameter_count(config: DiffusionConfig) -> int:
-    """Parameters of a model of this shape, however its weights are spread over processes."""
-    with torch.device("meta"):
-        return model_of(config).num_parameters()
 
 
 def bytes_to_write(model: torch.nn.Module, config: ExperimentConfig) -> int:
